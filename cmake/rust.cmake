@@ -1,0 +1,31 @@
+# One custom command: cargo build --locked → one static library and one generated header.
+#
+# The target folder lives under the user's cache, so a fresh clone rebuilds nothing it need not.
+find_program(CARGO cargo HINTS $ENV{HOME}/.cargo/bin REQUIRED)
+set(bridge_dir ${CMAKE_SOURCE_DIR}/rust/bridge)
+if(DEFINED ENV{XDG_CACHE_HOME})
+  set(bridge_cache_default $ENV{XDG_CACHE_HOME}/nibble/cargo)
+else()
+  set(bridge_cache_default $ENV{HOME}/.cache/nibble/cargo)
+endif()
+set(NIBBLE_CARGO_TARGET ${bridge_cache_default} CACHE PATH "Cargo's target folder")
+set(bridge_out ${CMAKE_BINARY_DIR}/rust)
+file(GLOB bridge_sources CONFIGURE_DEPENDS ${bridge_dir}/src/*.rs)
+add_custom_command(
+  OUTPUT ${bridge_out}/libnibble_bridge.a ${bridge_out}/include/nibble_bridge.h
+  COMMAND ${CMAKE_COMMAND} -E env CARGO_TARGET_DIR=${NIBBLE_CARGO_TARGET} CXX=${CMAKE_CXX_COMPILER}
+          NIBBLE_HEADER_DIR=${NIBBLE_CARGO_TARGET}/include
+          ${CARGO} build --locked --release --manifest-path ${bridge_dir}/Cargo.toml
+  COMMAND ${CMAKE_COMMAND} -E make_directory ${bridge_out}/include
+  COMMAND ${CMAKE_COMMAND} -E copy ${NIBBLE_CARGO_TARGET}/release/libnibble_bridge.a ${bridge_out}/libnibble_bridge.a
+  COMMAND ${CMAKE_COMMAND} -E copy ${NIBBLE_CARGO_TARGET}/include/nibble_bridge.h ${bridge_out}/include/nibble_bridge.h
+  DEPENDS ${bridge_sources} ${bridge_dir}/Cargo.toml ${bridge_dir}/Cargo.lock ${bridge_dir}/build.rs
+  USES_TERMINAL VERBATIM COMMENT "cargo build (tokenizer, template and table bridge)")
+add_custom_target(nibble_bridge_build
+  DEPENDS ${bridge_out}/libnibble_bridge.a ${bridge_out}/include/nibble_bridge.h)
+file(MAKE_DIRECTORY ${bridge_out}/include)
+add_library(nibble_bridge STATIC IMPORTED GLOBAL)
+set_target_properties(nibble_bridge PROPERTIES IMPORTED_LOCATION ${bridge_out}/libnibble_bridge.a)
+target_include_directories(nibble_bridge SYSTEM INTERFACE ${bridge_out}/include)
+target_link_libraries(nibble_bridge INTERFACE Threads::Threads ${CMAKE_DL_LIBS} m)
+add_dependencies(nibble_bridge nibble_bridge_build)

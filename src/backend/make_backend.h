@@ -1,0 +1,18 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "backend/backend.h"
+
+namespace nibble {
+
+struct BackendOptions {
+  int threads = 0;              // 0: all CPUs this process may use
+  std::string instruction_set;  // empty: the best this machine has; else "avx512", "avx2" or "portable"
+};
+
+// "cpu" or "reference". Throws kInvalidArgument naming the allowed values.
+std::unique_ptr<Backend> MakeBackend(const std::string& name, const BackendOptions& options = {});
+
+}  // namespace nibble

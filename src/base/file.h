@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace nibble {
+
+// A read-only memory mapping of a whole file. Pages are read on first touch.
+class MappedFile {
+ public:
+  explicit MappedFile(const std::filesystem::path& path);  // throws kNotFound, kIo
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  const std::filesystem::path& path() const { return path_; }
+
+  // Hints about `range`, which must lie inside bytes(): read it soon; forget its resident pages.
+  void WillNeed(std::span<const std::byte> range) const;
+  void DontNeed(std::span<const std::byte> range) const;
+
+ private:
+  std::filesystem::path path_;
+  const std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// Writes a file so that a reader sees the whole content or none of it: bytes go to a temporary name in
+// the same folder; Commit() flushes to disk and renames. Destroyed without Commit: the temporary goes.
+class AtomicFile {
+ public:
+  explicit AtomicFile(const std::filesystem::path& path);
+  ~AtomicFile();
+  AtomicFile(AtomicFile&&) = delete;
+
+  void Write(std::span<const std::byte> bytes);  // throws kIo, kResourceExhausted (disk full)
+  void Write(std::string_view text);
+  void Commit();
+
+ private:
+  std::filesystem::path path_;
+  std::filesystem::path temporary_;
+  int descriptor_ = -1;
+};
+
+// The whole file as text. Throws kNotFound or kIo naming the path.
+std::string ReadTextFile(const std::filesystem::path& path);
+
+// AtomicFile in one call.
+void WriteTextFile(const std::filesystem::path& path, std::string_view text);
+
+// Bytes an unprivileged process may still write to the file system that holds `path`.
+int64_t FreeDiskBytes(const std::filesystem::path& path);
+
+}  // namespace nibble

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+namespace nibble {
+
+// A progress line on stderr with rate and time left. Silent for the first two seconds; rewrites one
+// line on a terminal, prints a line now and then elsewhere. Not thread-safe.
+class Progress {
+ public:
+  // `label` says what is going on ("calibrate layer 3/56"), `unit` what is counted ("tokens").
+  Progress(std::string label, std::string unit, int64_t total);
+  ~Progress();
+
+  void Add(int64_t count);
+  void SetLabel(std::string label);
+
+ private:
+  void Print(bool last);
+
+  std::string label_;
+  std::string unit_;
+  int64_t total_;
+  int64_t done_ = 0;
+  bool printed_ = false;
+  std::chrono::steady_clock::time_point start_;
+  std::chrono::steady_clock::time_point next_print_;
+};
+
+// "1.2 GB", "340 MiB"-style figures are for people; JSON output carries plain numbers.
+std::string FormatBytes(int64_t bytes);       // decimal units
+std::string FormatSeconds(double seconds);    // "0.8 s", "12 min 03 s"
+
+}  // namespace nibble

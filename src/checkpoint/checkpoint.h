@@ -1,0 +1,55 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "checkpoint/model_config.h"
+#include "checkpoint/quant_config.h"
+#include "tensor/packed.h"
+#include "tensor/tensor.h"
+
+namespace nibble {
+
+// A Hugging Face checkpoint directory, opened read-only: shards are mapped, headers are parsed, nothing
+// else is read. Views borrow from the mapping and live as long as this object. Safe to read concurrently.
+class Checkpoint {
+ public:
+  // Throws kNotFound / kInvalidData naming the missing shard, the tensor the index promises and the
+  // shard lacks, the tensor two shards hold, and so on.
+  explicit Checkpoint(const std::filesystem::path& directory);
+  ~Checkpoint();
+  Checkpoint(Checkpoint&&) noexcept;
+
+  const std::filesystem::path& directory() const;
+  const ModelConfig& config() const;
+  const std::optional<QuantConfig>& quant_config() const;
+
+  std::vector<std::string> names() const;  // every tensor, sorted
+  bool Has(std::string_view name) const;
+  TensorView Get(std::string_view name) const;  // throws kNotFound naming the tensor and directory
+  // Get, with the shape and type checked; the error gives expected and found.
+  TensorView Get(std::string_view name, const Shape& shape) const;
+
+  // The packed-integer tensors of Linear `module` ("…q_proj", no suffix), shapes checked against
+  // [rows, cols] and quant_config().
+  PackedView GetPacked(std::string_view module, int64_t rows, int64_t cols) const;
+  bool IsPacked(std::string_view module) const;
+
+  int64_t total_bytes() const;  // of tensor data
+  int64_t num_shards() const;
+
+  // Tells the system that the pages of `view` will be wanted soon, or not again for now.
+  void WillNeed(const TensorView& view) const;
+  void DontNeed(const TensorView& view) const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace nibble

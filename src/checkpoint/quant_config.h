@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/json.h"
+
+namespace nibble {
+
+enum class ActOrder { kNone, kStatic, kGroup };
+
+// The part of compressed-tensors' quantization_config that nibble reads and writes: one weight-only
+// integer scheme (format pack-quantized). Source: docs/formats.md#quantization_config.
+struct QuantConfig {
+  int bits = 4;
+  int64_t group_size = 128;  // -1: one scale per row (strategy "channel")
+  bool symmetric = true;
+  ActOrder act_order = ActOrder::kNone;  // kStatic is written as null: nothing in the file differs
+  std::string observer = "minmax";
+  std::vector<std::string> targets = {"Linear"};
+  std::vector<std::string> ignore;  // exact module names or re: patterns
+};
+
+// nullopt when config.json has no quantization_config. Throws kUnsupported naming the field and value
+// for anything but compressed-tensors W4A16/W8A16 pack-quantized.
+std::optional<QuantConfig> ParseQuantConfig(const Json& model_config, const std::string& where);
+
+// The quantization_config object: keys sorted, no keys that old or strict readers refuse.
+Json QuantConfigToJson(const QuantConfig& config);
+
+// compressed-tensors' rule: "re:R" matches when R matches at the start of `module`; anything else must
+// equal it. Throws kInvalidArgument for a broken regular expression.
+bool MatchesPattern(std::string_view pattern, std::string_view module);
+bool MatchesAny(const std::vector<std::string>& patterns, std::string_view module);
+
+}  // namespace nibble

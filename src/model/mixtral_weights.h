@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "checkpoint/checkpoint.h"
+
+namespace nibble {
+
+// The only list of tensor names. Module names are the published Mixtral ones; the reader also finds
+// llm-compressor's experts.E.{gate,up,down}_proj and transformers 5's fused 3-D expert tensors.
+namespace mixtral_names {
+std::string Layer(int64_t layer);                                     // "model.layers.3"
+std::string Attention(int64_t layer, const char* projection);          // "….self_attn.q_proj"
+std::string Router(int64_t layer);                                    // "….block_sparse_moe.gate"
+std::string Expert(int64_t layer, int64_t expert, const char* linear);  // "….experts.5.w1"
+}  // namespace mixtral_names
+
+// One Linear of the model: its published module name and shape.
+struct LinearSpec {
+  std::string module;
+  int64_t rows = 0;
+  int64_t cols = 0;
+};
+
+// The quantizable Linears of a layer in module order: q, k, v, o, then w1, w2, w3 of each expert.
+std::vector<LinearSpec> LayerLinears(const ModelConfig& config, int64_t layer);
+
+// Every Linear of the model in module order, routers and lm_head included.
+std::vector<LinearSpec> AllLinears(const ModelConfig& config);
+
+// What the checkpoint holds for a Linear, dense or packed, whatever spelling it uses. Throws kNotFound
+// / kInvalidData naming the tensor, the expected shape and the one found.
+WeightView FindLinear(const Checkpoint& checkpoint, const LinearSpec& spec);
+
+// The same for plain tensors by full name, e.g. "model.norm.weight".
+TensorView FindTensor(const Checkpoint& checkpoint, const std::string& name, const Shape& shape);
+
+// One decoder layer in a backend's layout. Slots may be empty while the quantizer swaps weights.
+struct LayerWeights {
+  struct Expert {
+    std::unique_ptr<Weight> gate, up, down;  // w1, w3, w2
+  };
+  std::unique_ptr<Weight> input_norm, q, k, v, o;
+  std::unique_ptr<Weight> post_attention_norm, router;
+  std::vector<Expert> experts;
+};
+
+LayerWeights LoadLayer(const Checkpoint& checkpoint, int64_t layer, Backend& backend);
+// Everything but the experts (their slots are empty), and a single expert.
+LayerWeights LoadLayerWithoutExperts(const Checkpoint& checkpoint, int64_t layer, Backend& backend);
+LayerWeights::Expert LoadExpert(const Checkpoint& checkpoint, int64_t layer, int64_t expert,
+                                Backend& backend);
+
+// What is not in a layer.
+struct OuterWeights {
+  std::unique_ptr<Weight> embedding, final_norm, head;
+};
+OuterWeights LoadOuter(const Checkpoint& checkpoint, Backend& backend);
+
+}  // namespace nibble

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "base/json.h"
+
+namespace nibble {
+
+// A model's Jinja chat template: messages → prompt text, rendered as transformers does (trim_blocks,
+// lstrip_blocks, raise_exception, strftime_now, tojson without HTML escapes).
+class ChatTemplate {
+ public:
+  // chat_template.jinja, chat_template.json or tokenizer_config.json's chat_template (the "default" one
+  // of a list). Throws kNotFound if the model has none.
+  static ChatTemplate Load(const std::filesystem::path& directory);
+  ChatTemplate(std::string source, std::string bos_token, std::string eos_token);  // kInvalidData: syntax
+  ChatTemplate(ChatTemplate&&) noexcept;
+  ~ChatTemplate();
+
+  // messages: [{"role": …, "content": …}, …]. `extra` adds variables (tools, documents). Throws
+  // kInvalidArgument with the template's own message (raise_exception) or a missing field's name.
+  std::string Render(const Json& messages, bool add_generation_prompt,
+                     const Json& extra = Json::object()) const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace nibble

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace nibble {
+
+// Text ↔ token ids, as the `tokenizers` library does it. Immutable after load; safe to share by threads.
+class Tokenizer {
+ public:
+  // From a model directory: tokenizer.json, or else a SentencePiece `tokenizer.model` converted on the
+  // fly. Reads tokenizer_config.json for special tokens and add_bos/add_eos. Throws kNotFound,
+  // kInvalidData or kUnsupported (a model type that cannot be converted) naming the file.
+  static Tokenizer Load(const std::filesystem::path& directory);
+  static Tokenizer LoadFile(const std::filesystem::path& file);  // tokenizer.json or *.model
+
+  Tokenizer(Tokenizer&&) noexcept;
+  Tokenizer& operator=(Tokenizer&&) noexcept;
+  ~Tokenizer();
+
+  // add_special_tokens: what the post-processor adds (BOS for the Llama family). Invalid UTF-8 is
+  // kInvalidArgument.
+  std::vector<int32_t> Encode(std::string_view text, bool add_special_tokens) const;
+  std::string Decode(std::span<const int32_t> ids, bool skip_special_tokens) const;
+
+  int64_t vocab_size() const;  // added tokens included
+  std::optional<int32_t> TokenToId(std::string_view token) const;
+  std::optional<std::string> IdToToken(int32_t id) const;
+  std::optional<int32_t> bos_id() const;
+  std::optional<int32_t> eos_id() const;
+  bool IsSpecial(int32_t id) const;
+
+ private:
+  Tokenizer();
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace nibble

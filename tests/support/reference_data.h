@@ -1,0 +1,22 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+
+// Models and outputs recorded from other people's software. They do not ship with nibble: a test that
+// needs them says so and is skipped, visibly, where they are absent.
+namespace nibble::testing {
+
+inline std::filesystem::path ReferenceData() {
+  const char* override_path = std::getenv("NIBBLE_REFERENCE_DATA");
+  return override_path != nullptr ? override_path : NIBBLE_REFERENCE_DATA;
+}
+
+}  // namespace nibble::testing
+
+#define NIBBLE_REQUIRE_REFERENCE(relative)                                                   \
+  if (!std::filesystem::exists(::nibble::testing::ReferenceData() / (relative)))             \
+  GTEST_SKIP() << "reference data absent: " << (::nibble::testing::ReferenceData() / (relative))
