@@ -8,6 +8,7 @@ target_compile_options(nibble_warnings INTERFACE -Wall -Wextra -Wshadow -Wconver
 function(nibble_room NAME)
   cmake_parse_arguments(ROOM "" "" "SOURCES;DEPENDS;PRIVATE_DEPENDS;TESTS;TEST_DEPENDS" ${ARGN})
   add_library(nibble_${NAME} STATIC ${ROOM_SOURCES})
+  set_property(GLOBAL APPEND PROPERTY NIBBLE_ROOMS nibble_${NAME})  # merged by cmake/install.cmake
   add_library(nibble::${NAME} ALIAS nibble_${NAME})
   target_include_directories(nibble_${NAME} PUBLIC
     $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/src> $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/include>)
@@ -21,9 +22,19 @@ endfunction()
 set(NIBBLE_REFERENCE_DATA "${CMAKE_SOURCE_DIR}/../shared/data" CACHE PATH
     "Folder with reference models and recorded outputs; may be absent")
 
+# What a preset builds in order to test: `nibble_tests`. A preset may narrow the set (TSan runs what has
+# threads) and put a word in front of the names, so that the tests of several presets fit in one list.
+set(NIBBLE_TEST_FILTER "" CACHE STRING "Regular expression: build and register only these test programs")
+set(NIBBLE_TEST_PREFIX "" CACHE STRING "Put in front of every test name")
+add_custom_target(nibble_tests)
+
 function(nibble_test NAME)
   cmake_parse_arguments(TEST "" "TIMEOUT" "SOURCES;DEPENDS" ${ARGN})
+  if(NIBBLE_TEST_FILTER AND NOT NAME MATCHES "${NIBBLE_TEST_FILTER}")
+    return()
+  endif()
   add_executable(${NAME} ${TEST_SOURCES})
+  add_dependencies(nibble_tests ${NAME})
   target_include_directories(${NAME} PRIVATE ${CMAKE_SOURCE_DIR})
   target_compile_definitions(${NAME} PRIVATE
     NIBBLE_REFERENCE_DATA="${NIBBLE_REFERENCE_DATA}" NIBBLE_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
@@ -31,5 +42,6 @@ function(nibble_test NAME)
   if(NOT TEST_TIMEOUT)
     set(TEST_TIMEOUT 300)
   endif()
-  gtest_discover_tests(${NAME} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT ${TEST_TIMEOUT})
+  gtest_discover_tests(${NAME} TEST_PREFIX "${NIBBLE_TEST_PREFIX}" DISCOVERY_TIMEOUT 60
+                       PROPERTIES TIMEOUT ${TEST_TIMEOUT})
 endfunction()

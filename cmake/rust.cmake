@@ -1,8 +1,14 @@
 # One custom command: cargo build --locked → one static library and one generated header.
 #
 # The target folder lives under the user's cache, so a fresh clone rebuilds nothing it need not.
-find_program(CARGO cargo HINTS $ENV{HOME}/.cargo/bin REQUIRED)
 set(bridge_dir ${CMAKE_SOURCE_DIR}/rust/bridge)
+function(nibble_cargo_is_recent RESULT CANDIDATE)  # an old one may stand first in PATH; setup.sh asks the same
+  execute_process(COMMAND ${CANDIDATE} --version OUTPUT_VARIABLE found ERROR_QUIET)
+  if(NOT found MATCHES "^cargo ([0-9]+\\.[0-9]+)" OR CMAKE_MATCH_1 VERSION_LESS 1.85)
+    set(${RESULT} FALSE PARENT_SCOPE)
+  endif()
+endfunction()
+find_program(CARGO cargo PATHS $ENV{HOME}/.cargo/bin VALIDATOR nibble_cargo_is_recent REQUIRED)
 if(DEFINED ENV{XDG_CACHE_HOME})
   set(bridge_cache_default $ENV{XDG_CACHE_HOME}/nibble/cargo)
 else()
@@ -13,7 +19,8 @@ set(bridge_out ${CMAKE_BINARY_DIR}/rust)
 file(GLOB bridge_sources CONFIGURE_DEPENDS ${bridge_dir}/src/*.rs)
 add_custom_command(
   OUTPUT ${bridge_out}/libnibble_bridge.a ${bridge_out}/include/nibble_bridge.h
-  COMMAND ${CMAKE_COMMAND} -E env CARGO_TARGET_DIR=${NIBBLE_CARGO_TARGET} CXX=${CMAKE_CXX_COMPILER}
+  # One compiler whatever the preset: another CC or CXX would make cargo build everything again.
+  COMMAND ${CMAKE_COMMAND} -E env --unset=CC --unset=CXX CARGO_TARGET_DIR=${NIBBLE_CARGO_TARGET}
           NIBBLE_HEADER_DIR=${NIBBLE_CARGO_TARGET}/include
           ${CARGO} build --locked --release --manifest-path ${bridge_dir}/Cargo.toml
   COMMAND ${CMAKE_COMMAND} -E make_directory ${bridge_out}/include

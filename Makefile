@@ -1,0 +1,47 @@
+# A thin face over the CMake presets; `make help` lists the targets. Everything is built under build/PRESET.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help build demo test quick install dev tsan clang fuzz tidy format setup setup-test
+
+PREFIX ?= /usr/local
+FUZZ_SECONDS ?= 60
+export NIBBLE_FUZZ_SECONDS = $(FUZZ_SECONDS)
+
+help:  ## This list
+	@awk -F ':.*  ## ' '/  ## / && !/awk/ {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: setup build/release/build.ninja  ## build/release/nibble
+	cmake --build --preset release --target nibble
+
+demo: build  ## Quantize the demonstration model; compare its text, perplexity and size
+	demo/run.sh
+
+test: setup-test  ## Every test: release, ASan + UBSan under Clang, TSan, fuzzing (FUZZ_SECONDS=60 each)
+	tools/run_tests.sh release dev tsan fuzz
+
+quick: setup-test  ## Unit and end-to-end tests of the release build only
+	tools/run_tests.sh release
+
+install: setup build/release/build.ninja  ## Binary, library, headers and CMake package into PREFIX=/usr/local
+	cmake --build --preset release --target nibble nibble_archive
+	cmake --install build/release --prefix "$(PREFIX)"
+
+dev tsan clang fuzz: setup-test  ## Build and test that preset alone
+	tools/run_tests.sh $@
+
+tidy: setup-test build/dev/build.ninja  ## clang-tidy over src, tools and fuzz
+	tools/clang_tidy.sh build/dev
+
+format: setup-test  ## clang-format in place
+	git ls-files '*.cc' '*.h' | xargs clang-format-19 -i
+
+setup:
+	@./setup.sh build
+
+setup-test:
+	@./setup.sh test
+
+build/%/build.ninja:
+	cmake --preset $*

@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""Housekeeping that compilers do not do. Prints one line per finding; exit 1 if there is any.
+
+    tools/tidy.py [--lengths]
+
+Checks: which room includes which, who may include third-party headers, a test beside every source file,
+sources named in their CMakeLists.txt, end-to-end scripts and fuzz targets registered, links in documents,
+TODOs with an owner, words and paths that do not belong in a repository. --lengths lists the longest files.
+"""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# ARCHITECTURE.md, "Rooms": a room includes only lower rows, plus what EXTRA names.
+ROWS = [
+    ["base"],
+    ["tensor"],
+    ["checkpoint", "backend", "dist", "text", "data"],
+    ["model"],
+    ["engine", "quantize"],
+    ["server", "eval"],
+    ["cli"],
+]
+EXTRA = {("data", "text")}
+LEVEL = {room: level for level, row in enumerate(ROWS) for room in row}
+
+# The room that stands behind each public header include/nibble/NAME.h.
+PUBLIC = {"error": "base", "engine": "engine", "quantize": "quantize", "evaluate": "eval"}
+
+# Third-party header → the only files that may include it (prefixes): one door each.
+DOORS = {
+    "CLI/": ["src/cli/"],
+    "spdlog/": ["src/base/log.cc"],
+    "openssl/": ["src/base/sha256.cc"],
+    "yaml-cpp/": ["src/quantize/"],
+    "nlohmann/": ["src/base/json"],
+    "nibble_bridge.h": ["src/text/", "src/data/"],
+    "hwy/": ["src/backend/cpu/"],
+    "boost/": ["src/server/"],
+    "cuda": ["src/backend/cuda/", "src/dist/nccl.cu"],
+    "dlfcn.h": ["src/backend/cpu/linalg_openblas.cc"],
+    "zlib.h": ["src/data/"],
+    "zstd.h": ["src/data/"],
+}
+
+# Sources without a test of their own name, and what tests them instead.
+UNTESTED = {
+    "src/cli/main.cc": "tests/e2e",
+}
+
+OUTSIDERS = re.compile(  # written so that this file does not match itself
+    r"(?<![\w.])/(?:work|root|home|tmp/bash_jobs)/|sub[-]?agent|\bissue (?:show|file)\b|"
+    r"(?:index|static)\.crates\.io|pypi\.org|deb\.debian\.org",
+    re.IGNORECASE,
+)
+INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]')
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+TODO = re.compile(r"\b(TODO|FIXME|XXX)\b(?!\([\w-]+\): )")
+
+
+def tracked_files():
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True, text=True)
+    return [pathlib.Path(name) for name in listing.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def read_text(path):
+    try:
+        return (ROOT / path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return ""  # a binary file
+
+
+def room_of(path):
+    return path.parts[1] if path.parts[0] == "src" and len(path.parts) > 2 else None
+
+
+def may_include(room, other):
+    return other == room or LEVEL[other] < LEVEL[room] or (room, other) in EXTRA
+
+
+def check_includes(path, text):
+    room = room_of(path)
+    if room is not None and room not in LEVEL:
+        yield 1, f"room '{room}' is not in the table of tools/tidy.py"
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        match = INCLUDE.match(line)
+        if match is None:
+            continue
+        quoted, target = match.group(1) == '"', match.group(2)
+        first = target.split("/")[0]
+        for prefix, doors in DOORS.items():
+            if target.startswith(prefix) and path.parts[0] == "src":
+                if not any(str(path).startswith(door) for door in doors):
+                    yield number, f"<{target}> may be included only from {', '.join(doors)}"
+        if path.parts[0] == "include" and quoted and first != "nibble":
+            yield number, f"a public header includes the private \"{target}\""
+        if room is None or not quoted:
+            continue
+        if first == "nibble":
+            name = target.removeprefix("nibble/").removesuffix(".h")
+            if name not in PUBLIC:
+                yield number, f"public header \"{target}\" is not in the table of tools/tidy.py"
+            elif not may_include(room, PUBLIC[name]):
+                yield number, f"room '{room}' may not include room '{PUBLIC[name]}' (\"{target}\")"
+        elif first in LEVEL:
+            if not may_include(room, first):
+                yield number, f"room '{room}' may not include room '{first}' (\"{target}\")"
+        elif "/" not in target and target != "nibble_bridge.h":
+            yield number, f"include \"{target}\" by its full path from src/"
+
+
+def check_source_is_built_and_tested(path, lists):
+    """`lists` maps a folder to the words of the CMakeLists.txt that builds it."""
+    if path.suffix != ".cc" or path.parts[0] != "src":
+        return
+    folder = path.parent
+    while folder not in lists:
+        folder = folder.parent
+    if str(path.relative_to(folder)) not in lists[folder]:
+        yield 1, f"not listed in {folder}/CMakeLists.txt"
+    if path.stem.endswith("_test") or path.stem.startswith("no_"):
+        return
+    test = path.with_name(path.stem + "_test.cc")
+    if str(path) in UNTESTED:
+        if (ROOT / test).exists():
+            yield 1, "has a test: take it off the list in tools/tidy.py"
+    elif not (ROOT / test).exists():
+        yield 1, f"has no test {test.name} beside it (or give its reason in tools/tidy.py)"
+
+
+def heading_anchors(text):
+    anchors, fenced = set(), False
+    for line in text.splitlines():
+        if line.startswith("```"):
+            fenced = not fenced
+        elif not fenced and line.startswith("#"):
+            title = line.lstrip("#").strip().lower()
+            anchors.add(re.sub(r"[^\w\- ]", "", title).replace(" ", "-"))
+    return anchors
+
+
+def check_links(path, text):
+    if path.suffix != ".md":
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        for link in LINK.findall(line):
+            if re.match(r"[a-z]+:", link):
+                continue
+            name, _, anchor = link.partition("#")
+            target = (ROOT / path.parent / name) if name else ROOT / path
+            if not target.exists():
+                yield number, f"link to {link}: no such file"
+            elif anchor and target.suffix == ".md" and anchor not in heading_anchors(target.read_text()):
+                yield number, f"link to {link}: no such heading"
+
+
+def check_source_comments(path, text):
+    """`Source: docs/formats.md#pack-quantized.` in a header must lead somewhere."""
+    if path.suffix not in {".h", ".cc"}:
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        for name, anchor in re.findall(r"\b(docs/[\w/-]+\.md)(?:#([\w-]+))?", line):
+            if not (ROOT / name).exists():
+                yield number, f"names {name}, which does not exist"
+            elif anchor and anchor not in heading_anchors((ROOT / name).read_text()):
+                yield number, f"names {name}#{anchor}: no such heading"
+
+
+def check_words(path, text):
+    if path.parts[0] == "demo" or path.name.endswith(".lock") or "corpus" in path.parts:
+        return  # other people's texts
+    for number, line in enumerate(text.splitlines(), 1):
+        if OUTSIDERS.search(line):
+            yield number, "names a machine, a host or a working habit; the repository speaks of the software"
+        if path != pathlib.Path("tools/tidy.py") and TODO.search(line):
+            yield number, "TODO without owner: write TODO(name): what"
+
+
+def check_scripts_are_registered(files):
+    listed = read_text(pathlib.Path("tests/CMakeLists.txt"))
+    for path in files:
+        if path.match("tests/e2e/*.sh") and not re.search(rf"\b{path.stem}\b", listed):
+            if path.stem != "lib":
+                yield path, 1, "not listed in tests/CMakeLists.txt"
+    fuzz_list = read_text(pathlib.Path("fuzz/CMakeLists.txt"))
+    for path in files:
+        if path.match("fuzz/*.cc"):
+            if not re.search(rf"\b{path.stem}\b", fuzz_list):
+                yield path, 1, "not listed in fuzz/CMakeLists.txt"
+            if not any((ROOT / "fuzz/corpus" / path.stem).glob("*")):
+                yield path, 1, f"has no seeds in fuzz/corpus/{path.stem}"
+
+
+def print_lengths(texts):
+    lengths = sorted(((text.count("\n"), path) for path, text in texts.items()
+                      if path.suffix in {".cc", ".h", ".rs", ".py", ".sh"}), reverse=True)
+    for count, path in lengths[:20]:
+        print(f"{count:5} {path}")
+
+
+def main():
+    files = tracked_files()
+    texts = {path: read_text(path) for path in files}
+    if "--lengths" in sys.argv[1:]:
+        print_lengths(texts)
+        return 0
+    lists = {path.parent: set(re.split(r"[\s()]+", text))
+             for path, text in texts.items() if path.name == "CMakeLists.txt"}
+    findings = list(check_scripts_are_registered(files))
+    for path, text in texts.items():
+        checks = [check_links(path, text), check_words(path, text), check_source_comments(path, text)]
+        if path.suffix in {".cc", ".h", ".cu", ".cuh"}:
+            checks += [check_includes(path, text), check_source_is_built_and_tested(path, lists)]
+        findings += [(path, line, message) for check in checks for line, message in check]
+    for path, line, message in findings:
+        print(f"{path}:{line}: {message}")
+    print(f"tidy: {len(files)} files, {len(findings)} findings", file=sys.stderr)
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
