@@ -66,6 +66,8 @@ class TextTable {
 };
 
 // The commands, in the order of --help.
+void AddInspectCommand(CLI::App& app, RunCommand& run);
+void AddVerifyCommand(CLI::App& app, RunCommand& run);
 void AddCompletionCommand(CLI::App& app, RunCommand& run);
 
 }  // namespace nibble

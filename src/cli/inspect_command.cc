@@ -1,0 +1,166 @@
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <map>
+#include <memory>
+
+#include "base/file.h"
+#include "base/progress.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/safetensors.h"
+#include "cli/command.h"
+
+namespace nibble {
+namespace {
+
+struct InspectOptions {
+  std::string path;
+  bool tensors = false;
+  bool json = false;
+};
+
+Json ShapeJson(const Shape& shape) {
+  Json dims = Json::array();
+  for (const int64_t dim : shape.dims()) dims.push_back(dim);
+  return dims;
+}
+
+// What a tensor is for, by its published name; the sizes of a checkpoint are told in these words.
+std::string KindOf(const std::string& name) {
+  if (name.find(".experts") != std::string::npos) return "experts";
+  if (name.find(".self_attn.") != std::string::npos) return "attention";
+  if (name.find("norm") != std::string::npos) return "norms";
+  if (name.find(".gate.") != std::string::npos) return "routers";
+  if (name.find("embed_tokens") != std::string::npos) return "embedding";
+  if (name.find("lm_head") != std::string::npos) return "head";
+  return "other";
+}
+
+void PrintTensors(const Json& tensors) {
+  TextTable table({"tensor", "type", "shape", "bytes"});
+  for (const Json& tensor : tensors) {
+    table.AddRow({tensor["name"].get<std::string>(), tensor["dtype"].get<std::string>(),
+                  tensor["shape"].dump(), std::to_string(tensor["bytes"].get<int64_t>())});
+  }
+  fmt::print("{}", table.ToString());
+}
+
+int InspectFile(const InspectOptions& options) {
+  const MappedFile file(options.path);
+  const SafetensorsHeader header =
+      ParseSafetensorsHeader(file.bytes(), static_cast<int64_t>(file.bytes().size()), options.path);
+  Json tensors = Json::array();
+  for (const SafetensorsEntry& entry : header.entries) {
+    tensors.push_back({{"name", entry.name},
+                       {"dtype", DTypeName(entry.dtype)},
+                       {"shape", ShapeJson(entry.shape)},
+                       {"bytes", entry.end - entry.begin}});
+  }
+  if (options.json) {
+    PrintJson({{"file", options.path},
+               {"bytes", file.bytes().size()},
+               {"metadata", header.metadata},
+               {"tensors", tensors}});
+  } else {
+    PrintTensors(tensors);
+    fmt::print("{} tensors, {}\n", header.entries.size(),
+               FormatBytes(static_cast<int64_t>(file.bytes().size())));
+  }
+  return kExitSuccess;
+}
+
+int InspectModel(const InspectOptions& options) {
+  const Checkpoint checkpoint(options.path);
+  const ModelConfig& config = checkpoint.config();
+  struct Size {
+    int64_t tensors = 0;
+    int64_t bytes = 0;
+  };
+  std::map<std::string, Size> sizes;
+  Json tensors = Json::array();
+  for (const std::string& name : checkpoint.names()) {
+    const TensorView view = checkpoint.Get(name);
+    Size& size = sizes[KindOf(name)];
+    ++size.tensors;
+    size.bytes += view.size_bytes();
+    tensors.push_back({{"name", name},
+                       {"dtype", DTypeName(view.dtype())},
+                       {"shape", ShapeJson(view.shape())},
+                       {"bytes", view.size_bytes()}});
+  }
+  const auto& quant = checkpoint.quant_config();
+  const std::string scheme =
+      !quant ? std::string(DTypeName(config.dtype))
+             : fmt::format("W{}A16 {} group {}{}", quant->bits,
+                           quant->symmetric ? "symmetric" : "asymmetric",
+                           quant->group_size < 0 ? "channel" : std::to_string(quant->group_size),
+                           quant->act_order == ActOrder::kGroup ? ", act-order group" : "");
+  if (options.json) {
+    Json by_kind = Json::object();
+    for (const auto& [kind, size] : sizes)
+      by_kind[kind] = {{"tensors", size.tensors}, {"bytes", size.bytes}};
+    Json document = {{"directory", options.path},
+                     {"architecture", "MixtralForCausalLM"},
+                     {"layers", config.num_layers},
+                     {"hidden_size", config.hidden_size},
+                     {"intermediate_size", config.intermediate_size},
+                     {"heads", config.num_heads},
+                     {"kv_heads", config.num_kv_heads},
+                     {"head_dim", config.head_dim},
+                     {"experts", config.num_experts},
+                     {"experts_per_token", config.num_experts_per_token},
+                     {"vocab_size", config.vocab_size},
+                     {"parameters", config.num_parameters()},
+                     {"scheme", scheme},
+                     {"shards", checkpoint.num_shards()},
+                     {"tensors", checkpoint.names().size()},
+                     {"bytes", checkpoint.total_bytes()},
+                     {"kinds", by_kind}};
+    if (options.tensors) document["tensor_list"] = tensors;
+    PrintJson(document);
+    return kExitSuccess;
+  }
+  fmt::print(
+      "{}: Mixtral, {} layers of width {}, {} experts of {} ({} a token), {}/{} heads of {}\n",
+      options.path, config.num_layers, config.hidden_size, config.num_experts,
+      config.intermediate_size, config.num_experts_per_token, config.num_heads, config.num_kv_heads,
+      config.head_dim);
+  fmt::print("{} parameters, vocabulary {}, {}; {} tensors in {} shards\n\n",
+             config.num_parameters(), config.vocab_size, scheme, checkpoint.names().size(),
+             checkpoint.num_shards());
+  TextTable table({"kind", "tensors", "bytes", "size"});
+  for (const auto& [kind, size] : sizes) {
+    table.AddRow(
+        {kind, std::to_string(size.tensors), std::to_string(size.bytes), FormatBytes(size.bytes)});
+  }
+  table.AddRow({"all", std::to_string(checkpoint.names().size()),
+                std::to_string(checkpoint.total_bytes()), FormatBytes(checkpoint.total_bytes())});
+  fmt::print("{}", table.ToString());
+  if (options.tensors) {
+    fmt::print("\n");
+    PrintTensors(tensors);
+  }
+  return kExitSuccess;
+}
+
+}  // namespace
+
+void AddInspectCommand(CLI::App& app, RunCommand& run) {
+  auto options = std::make_shared<InspectOptions>();
+  CLI::App* command = AddSubcommand(app, "inspect", "Describe a checkpoint or a safetensors file",
+                                    "nibble inspect mixtral-w4a16 --tensors");
+  command->add_option("path", options->path, "Checkpoint directory or .safetensors file")
+      ->required()
+      ->check(CLI::ExistingPath);
+  command->add_flag("--tensors", options->tensors, "List every tensor of a checkpoint");
+  AddJsonFlag(*command, options->json);
+  command->callback([options, &run] {
+    run = [options] {
+      return std::filesystem::is_directory(options->path) ? InspectModel(*options)
+                                                          : InspectFile(*options);
+    };
+  });
+}
+
+}  // namespace nibble
