@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace nibble {
+
+// How the next token is chosen; names and meaning follow vLLM's SamplingParams.
+struct SamplingParams {
+  double temperature = 1.0;          // ≥ 0; below 1e-5 the choice is greedy and the filters are off
+  double top_p = 1.0;                // in (0, 1]
+  int64_t top_k = 0;                 // 0 or -1: off
+  double min_p = 0.0;                // in [0, 1]
+  double repetition_penalty = 1.0;   // > 0; tokens of prompt and output
+  double presence_penalty = 0.0;     // in [-2, 2]; tokens of the output
+  double frequency_penalty = 0.0;    // in [-2, 2]; times their count in the output
+  std::optional<int64_t> seed = {};  // none: the engine gives each request one
+  int64_t max_tokens = 16;           // ≥ 1
+  int64_t min_tokens = 0;            // the end-of-sequence and stop ids are masked before that
+  std::vector<std::string> stop = {};  // no empty strings
+  std::vector<int32_t> stop_token_ids = {};
+  bool ignore_eos = false;
+
+  bool greedy() const { return temperature < 1e-5; }
+};
+
+// Throws kInvalidArgument naming the field, the value and the allowed range.
+void CheckSamplingParams(const SamplingParams& params, int64_t vocab_size);
+
+// What a choice depends on besides the logits.
+struct SamplingState {
+  std::span<const int32_t> prompt;
+  std::span<const int32_t> output;   // so far; its size is the position of the token being chosen
+  std::span<const int32_t> end_ids;  // masked while output.size() < min_tokens
+  uint64_t seed = 0;
+};
+
+struct Sampled {
+  int32_t token = 0;
+  double log_probability =
+      0;  // under the model's own distribution: before penalties and temperature
+};
+
+// Chooses one token from `logits` [vocab], which is used as scratch. The draw is keyed by (seed,
+// output position) and by nothing else, so it does not depend on batch mates or on how a step was
+// cut up. Order: min_tokens mask, repetition, frequency and presence penalties, then greedy (ties:
+// the lowest id) or temperature, min_p, top_k (ties at the k-th kept), top_p, draw. Not
+// thread-safe: keeps scratch.
+class Sampler {
+ public:
+  Sampled Sample(const SamplingParams& params, const SamplingState& state, std::span<float> logits);
+
+ private:
+  std::vector<double> probabilities_;
+  std::vector<int32_t> order_;
+  std::vector<int32_t> counts_;  // of each token in the output; all zero between calls
+};
+
+// log(Σ exp(logit)) in double, stable.
+double LogSumExp(std::span<const float> logits);
+
+}  // namespace nibble
