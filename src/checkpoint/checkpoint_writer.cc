@@ -1,0 +1,422 @@
+#include "checkpoint/checkpoint_writer.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <map>
+
+#include "base/check.h"
+#include "base/file.h"
+#include "base/progress.h"
+#include "base/sha256.h"
+#include "nibble/error.h"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr char kLedgerName[] = "nibble-resume.jsonl";
+constexpr char kIndexName[] = "model.safetensors.index.json";
+constexpr char kPartial[] = ".partial";
+
+int64_t SizeBytes(const TensorPlan& tensor) {
+  return tensor.shape.num_elements() * DTypeSize(tensor.dtype);
+}
+
+[[noreturn]] void ThrowErrno(const fs::path& path, const char* what) {
+  const int code = errno;
+  const bool full = code == ENOSPC || code == EDQUOT;
+  throw Error(full ? ErrorCode::kResourceExhausted : ErrorCode::kIo,
+              fmt::format("{}: {}: {}", path.string(), what, std::strerror(code)));
+}
+
+// An open file; what is written is on disk after Flush().
+class OutputFile {
+ public:
+  OutputFile(const fs::path& path, int flags)
+      : path_(path), descriptor_(::open(path.c_str(), flags, 0644)) {
+    if (descriptor_ < 0) ThrowErrno(path_, "cannot open for writing");
+  }
+  ~OutputFile() { ::close(descriptor_); }
+  OutputFile(const OutputFile&) = delete;
+  OutputFile& operator=(const OutputFile&) = delete;
+
+  // Reserves the space, so that a full disk shows now and not hours later.
+  void Reserve(int64_t size) {
+    const int code = ::posix_fallocate(descriptor_, 0, size);
+    if (code == 0) return;
+    if (code == EINVAL || code == EOPNOTSUPP) {  // a file system that cannot reserve
+      if (::ftruncate(descriptor_, size) == 0) return;
+    } else {
+      errno = code;
+    }
+    ThrowErrno(path_, "cannot reserve space");
+  }
+
+  void WriteAt(std::span<const std::byte> bytes, int64_t offset) {
+    while (!bytes.empty()) {
+      const ssize_t written = ::pwrite(descriptor_, bytes.data(), bytes.size(), offset);
+      if (written < 0) {
+        if (errno == EINTR) continue;
+        ThrowErrno(path_, "cannot write");
+      }
+      bytes = bytes.subspan(static_cast<size_t>(written));
+      offset += written;
+    }
+  }
+
+  void Append(std::string_view text) {
+    while (!text.empty()) {
+      const ssize_t written = ::write(descriptor_, text.data(), text.size());
+      if (written < 0) {
+        if (errno == EINTR) continue;
+        ThrowErrno(path_, "cannot write");
+      }
+      text.remove_prefix(static_cast<size_t>(written));
+    }
+  }
+
+  void Flush() {
+    if (::fsync(descriptor_) != 0) ThrowErrno(path_, "cannot flush to disk");
+  }
+
+ private:
+  fs::path path_;
+  int descriptor_;
+};
+
+// A rename is on disk only when its folder is.
+void FlushDirectory(const fs::path& directory) {
+  OutputFile(directory, O_RDONLY | O_DIRECTORY).Flush();
+}
+
+std::string Digest(const std::string& text) { return Sha256(std::as_bytes(std::span(text))); }
+
+// Says which member of two job descriptions differs.
+void CheckSameJob(const Json& ours, const Json& theirs, const fs::path& ledger) {
+  if (ours == theirs) return;
+  for (const auto& [key, value] : ours.items()) {
+    if (theirs.contains(key) && theirs[key] == value) continue;
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("{}: started with {} = {}, now {}; resume with the same options, or choose an "
+                    "empty output directory",
+                    ledger.string(), key, theirs.contains(key) ? theirs[key].dump() : "nothing",
+                    value.dump()));
+  }
+  throw Error(
+      ErrorCode::kInvalidArgument,
+      fmt::format("{}: started by another version of nibble with more options; choose an empty "
+                  "output directory",
+                  ledger.string()));
+}
+
+}  // namespace
+
+std::vector<ShardPlan> PlanShards(const std::vector<UnitPlan>& units, int64_t max_shard_bytes) {
+  std::vector<ShardPlan> shards;
+  int64_t filled = 0;
+  for (size_t u = 0; u < units.size(); ++u) {
+    int64_t bytes = 0;
+    for (const TensorPlan& tensor : units[u].tensors) bytes += SizeBytes(tensor);
+    if (shards.empty() || filled + bytes > max_shard_bytes) {
+      shards.push_back({"", static_cast<int64_t>(u), static_cast<int64_t>(u), "", 0});
+      filled = 0;
+    }
+    filled += bytes;
+    shards.back().last_unit = static_cast<int64_t>(u) + 1;
+  }
+  for (size_t s = 0; s < shards.size(); ++s) {
+    ShardPlan& shard = shards[s];
+    shard.file = shards.size() == 1
+                     ? "model.safetensors"
+                     : fmt::format("model-{:05}-of-{:05}.safetensors", s + 1, shards.size());
+    std::vector<const TensorPlan*> tensors;
+    for (int64_t u = shard.first_unit; u < shard.last_unit; ++u) {
+      for (const TensorPlan& tensor : units[static_cast<size_t>(u)].tensors)
+        tensors.push_back(&tensor);
+    }
+    std::sort(tensors.begin(), tensors.end(), [](const TensorPlan* a, const TensorPlan* b) {
+      const int64_t size_a = DTypeSize(a->dtype), size_b = DTypeSize(b->dtype);
+      return size_a != size_b ? size_a > size_b : a->name < b->name;
+    });
+    Json header = {{"__metadata__", {{"format", "pt"}}}};
+    int64_t offset = 0;
+    for (const TensorPlan* tensor : tensors) {
+      Json shape = Json::array();
+      for (const int64_t dim : tensor->shape.dims()) shape.push_back(dim);
+      header[tensor->name] = {{"dtype", DTypeName(tensor->dtype)},
+                              {"shape", shape},
+                              {"data_offsets", {offset, offset + SizeBytes(*tensor)}}};
+      offset += SizeBytes(*tensor);
+    }
+    std::string json = header.dump();
+    json.resize((json.size() + 7) / 8 * 8, ' ');
+    const uint64_t length = json.size();
+    for (int byte = 0; byte < 8; ++byte)
+      shard.header += static_cast<char>((length >> (8 * byte)) & 0xff);
+    shard.header += json;
+    shard.size_bytes = static_cast<int64_t>(shard.header.size()) + offset;
+  }
+  return shards;
+}
+
+struct CheckpointWriter::State {
+  struct Place {
+    size_t shard = 0;
+    int64_t offset = 0;  // in the file
+    const TensorPlan* plan = nullptr;
+  };
+
+  fs::path directory;
+  std::vector<UnitPlan> units;
+  std::vector<ShardPlan> shards;
+  std::map<std::string, Place> places;
+  std::vector<Json> notes;  // of done units
+  std::unique_ptr<OutputFile> ledger;
+  // The shard being filled, by index.
+  std::unique_ptr<OutputFile> open_shard;
+  size_t open_index = 0;
+  mutable std::map<size_t, MappedFile> mappings;
+
+  fs::path FinalPath(size_t shard) const { return directory / shards[shard].file; }
+  fs::path PartialPath(size_t shard) const { return directory / (shards[shard].file + kPartial); }
+  size_t ShardOf(int64_t unit) const {
+    const auto after =
+        std::upper_bound(shards.begin(), shards.end(), unit,
+                         [](int64_t u, const ShardPlan& s) { return u < s.last_unit; });
+    return static_cast<size_t>(after - shards.begin());
+  }
+
+  void PlaceTensors();
+  void LoadLedger(const Json& job, const std::string& plan_digest);
+  void OpenShard(size_t shard);
+  void RenameShardIfFull(size_t shard);
+};
+
+void CheckpointWriter::State::PlaceTensors() {
+  std::map<std::string, const TensorPlan*> plans;
+  for (const UnitPlan& unit : units) {
+    for (const TensorPlan& tensor : unit.tensors)
+      NIBBLE_CHECK(plans.emplace(tensor.name, &tensor).second);
+  }
+  for (size_t s = 0; s < shards.size(); ++s) {
+    const std::string& header = shards[s].header;
+    for (const auto& [name, entry] : Json::parse(header.substr(8)).items()) {
+      if (name == "__metadata__") continue;
+      const int64_t begin = entry["data_offsets"][0].get<int64_t>();
+      places[name] = {s, static_cast<int64_t>(header.size()) + begin, plans.at(name)};
+    }
+  }
+}
+
+// Reads the lines of finished units; a last line cut short by a crash does not count.
+void CheckpointWriter::State::LoadLedger(const Json& job, const std::string& plan_digest) {
+  const fs::path path = directory / kLedgerName;
+  const std::string text = ReadTextFile(path);
+  std::vector<Json> lines;
+  size_t whole_bytes = 0;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = text.find('\n', begin);
+    if (end == std::string::npos) break;
+    lines.push_back(ParseJson(std::string_view(text).substr(begin, end - begin),
+                              fmt::format("{}:{}", path.string(), lines.size() + 1)));
+    begin = whole_bytes = end + 1;
+  }
+  if (lines.empty()) {  // killed before the first line: nothing was done
+    WriteTextFile(path, Json({{"plan", plan_digest}, {"job", job}}).dump() + "\n");
+    return;
+  }
+  const Json& head = lines.front();
+  if (!head.is_object() || !head.contains("job") || !head.contains("plan")) {
+    throw Error(ErrorCode::kInvalidData, path.string() + ":1: not a resume ledger of nibble");
+  }
+  CheckSameJob(job, head["job"], path);
+  if (head["plan"] != plan_digest) {
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        path.string() +
+            ": the tensors or the shard size differ from the run that began here; choose an "
+            "empty output directory");
+  }
+  for (size_t i = 1; i < lines.size(); ++i) {
+    const size_t unit = i - 1;
+    if (unit >= units.size() || !lines[i].is_object() ||
+        lines[i].value("unit", "") != units[unit].name) {
+      throw Error(
+          ErrorCode::kInvalidData,
+          fmt::format("{}:{}: does not name the unit expected there", path.string(), i + 1));
+    }
+    notes.push_back(lines[i].value("note", Json()));
+  }
+  if (whole_bytes < text.size()) fs::resize_file(path, whole_bytes);
+}
+
+void CheckpointWriter::State::OpenShard(size_t shard) {
+  if (open_shard && open_index == shard) return;
+  const fs::path path = PartialPath(shard);
+  open_shard = std::make_unique<OutputFile>(path, O_RDWR | O_CREAT | O_CLOEXEC);
+  open_index = shard;
+  // Both are repeated when a run is continued: a kill may have come between them.
+  open_shard->Reserve(shards[shard].size_bytes);
+  open_shard->WriteAt(std::as_bytes(std::span(shards[shard].header)), 0);
+}
+
+void CheckpointWriter::State::RenameShardIfFull(size_t shard) {
+  if (static_cast<int64_t>(notes.size()) < shards[shard].last_unit || fs::exists(FinalPath(shard)))
+    return;
+  if (open_shard && open_index == shard) open_shard.reset();
+  fs::rename(PartialPath(shard), FinalPath(shard));
+  FlushDirectory(directory);
+}
+
+CheckpointWriter::CheckpointWriter(const CheckpointWriterOptions& options,
+                                   std::vector<UnitPlan> units)
+    : state_(std::make_unique<State>()) {
+  State& state = *state_;
+  state.directory = options.directory;
+  state.units = std::move(units);
+  state.shards = PlanShards(state.units, options.max_shard_bytes);
+  state.PlaceTensors();
+  std::string headers;
+  for (const ShardPlan& shard : state.shards) headers += shard.file + shard.header;
+  const std::string plan_digest = Digest(headers);
+
+  const fs::path ledger = state.directory / kLedgerName;
+  std::error_code failure;
+  fs::create_directories(state.directory, failure);
+  if (failure || !fs::is_directory(state.directory)) {
+    throw Error(ErrorCode::kIo,
+                fmt::format("{}: cannot create the output directory: {}", state.directory.string(),
+                            failure ? failure.message() : "a file is in the way"));
+  }
+  const bool began = fs::exists(ledger);
+  if (began && !options.resume) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{}: holds an unfinished run; add --resume to continue it, or choose "
+                            "an empty directory",
+                            state.directory.string()));
+  }
+  if (!began && !fs::is_empty(state.directory)) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{}: the output directory is not empty{}", state.directory.string(),
+                            options.resume ? " and holds no unfinished run"
+                                           : "; choose another or empty it"));
+  }
+  if (began) {
+    state.LoadLedger(options.job, plan_digest);
+  } else {
+    int64_t needed = 0;
+    for (const ShardPlan& shard : state.shards) needed += shard.size_bytes;
+    const int64_t free = FreeDiskBytes(state.directory);
+    if (free < needed) {
+      throw Error(ErrorCode::kResourceExhausted,
+                  fmt::format("{}: {} needed on disk, {} free", state.directory.string(),
+                              FormatBytes(needed), FormatBytes(free)));
+    }
+    WriteTextFile(ledger, Json({{"plan", plan_digest}, {"job", options.job}}).dump() + "\n");
+  }
+  state.ledger = std::make_unique<OutputFile>(ledger, O_WRONLY | O_APPEND | O_CLOEXEC);
+  for (size_t shard = 0; shard < state.shards.size(); ++shard) {
+    const bool touched = state.shards[shard].first_unit < static_cast<int64_t>(state.notes.size());
+    if (touched && !fs::exists(state.FinalPath(shard)) && !fs::exists(state.PartialPath(shard))) {
+      throw Error(
+          ErrorCode::kNotFound,
+          fmt::format("{}: the ledger says it was written; empty the directory and start again",
+                      state.FinalPath(shard).string()));
+    }
+    if (touched) state.RenameShardIfFull(shard);
+  }
+}
+
+CheckpointWriter::~CheckpointWriter() = default;
+
+int64_t CheckpointWriter::num_units() const { return static_cast<int64_t>(state_->units.size()); }
+int64_t CheckpointWriter::num_done() const { return static_cast<int64_t>(state_->notes.size()); }
+const Json& CheckpointWriter::note(int64_t unit) const {
+  return state_->notes.at(static_cast<size_t>(unit));
+}
+const std::vector<ShardPlan>& CheckpointWriter::shards() const { return state_->shards; }
+
+int64_t CheckpointWriter::total_bytes() const {
+  int64_t total = 0;
+  for (const ShardPlan& shard : state_->shards) {
+    total += shard.size_bytes - static_cast<int64_t>(shard.header.size());
+  }
+  return total;
+}
+
+void CheckpointWriter::WriteUnit(const std::vector<TensorView>& tensors, const Json& note) {
+  State& state = *state_;
+  const int64_t unit = num_done();
+  NIBBLE_CHECK(unit < num_units());
+  const UnitPlan& plan = state.units[static_cast<size_t>(unit)];
+  NIBBLE_CHECK(tensors.size() == plan.tensors.size());
+  const size_t shard = state.ShardOf(unit);
+  state.OpenShard(shard);
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    NIBBLE_CHECK(tensors[i].dtype() == plan.tensors[i].dtype &&
+                 tensors[i].shape() == plan.tensors[i].shape);
+    state.open_shard->WriteAt(tensors[i].bytes(), state.places.at(plan.tensors[i].name).offset);
+  }
+  state.open_shard->Flush();
+  state.ledger->Append(Json({{"unit", plan.name}, {"note", note}}).dump() + "\n");
+  state.ledger->Flush();
+  state.notes.push_back(note);
+  state.RenameShardIfFull(shard);
+}
+
+TensorView CheckpointWriter::Read(const std::string& name) const {
+  const State::Place& place = state_->places.at(name);
+  auto mapping = state_->mappings.find(place.shard);
+  if (mapping == state_->mappings.end()) {
+    const fs::path final_path = state_->FinalPath(place.shard);
+    const fs::path path = fs::exists(final_path) ? final_path : state_->PartialPath(place.shard);
+    mapping = state_->mappings.emplace(place.shard, MappedFile(path)).first;
+  }
+  return TensorView(mapping->second.bytes().data() + place.offset, place.plan->dtype,
+                    place.plan->shape);
+}
+
+void CheckpointWriter::Publish(const std::vector<std::pair<std::string, std::string>>& files) {
+  State& state = *state_;
+  NIBBLE_CHECK(num_done() == num_units());
+  for (size_t shard = 0; shard < state.shards.size(); ++shard) state.RenameShardIfFull(shard);
+  for (const auto& [name, content] : files) WriteTextFile(state.directory / name, content);
+  if (state.shards.size() == 1) return;  // a single file needs no index
+  Json weight_map = Json::object();
+  for (const auto& [name, place] : state.places) weight_map[name] = state.shards[place.shard].file;
+  const Json index = {{"metadata", {{"total_size", total_bytes()}}}, {"weight_map", weight_map}};
+  WriteTextFile(state.directory / kIndexName, index.dump(2) + "\n");
+}
+
+void CheckpointWriter::Complete() {
+  state_->ledger.reset();
+  fs::remove(state_->directory / kLedgerName);
+  FlushDirectory(state_->directory);
+}
+
+std::vector<std::string> CopyCompanionFiles(const fs::path& from, const fs::path& to) {
+  std::vector<std::string> copied;
+  for (const fs::directory_entry& entry : fs::directory_iterator(from)) {
+    const std::string name = entry.path().filename().string();
+    static const char* const kPrefixes[] = {
+        "tokenizer",          "special_tokens_map.", "added_tokens.", "vocab.", "merges.",
+        "generation_config.", "chat_template",       "LICENSE",       "NOTICE"};
+    const bool wanted = std::any_of(std::begin(kPrefixes), std::end(kPrefixes),
+                                    [&](const char* prefix) { return name.starts_with(prefix); });
+    if (!wanted || !entry.is_regular_file()) continue;
+    WriteTextFile(to / name, ReadTextFile(entry.path()));
+    copied.push_back(name);
+  }
+  std::sort(copied.begin(), copied.end());
+  return copied;
+}
+
+}  // namespace nibble

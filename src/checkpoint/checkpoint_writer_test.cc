@@ -1,0 +1,229 @@
+#include "checkpoint/checkpoint_writer.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+
+#include "base/file.h"
+#include "checkpoint/safetensors.h"
+#include "nibble/error.h"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+
+class CheckpointWriterTest : public ::testing::Test {
+ protected:
+  CheckpointWriterTest() {
+    root_ = fs::temp_directory_path() /
+            ("nibble_writer_" + std::to_string(::getpid()) + "_" +
+             ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    fs::remove_all(root_);
+    fs::create_directories(root_);
+    for (int u = 0; u < 5; ++u) {
+      const std::string prefix = "unit." + std::to_string(u);
+      units_.push_back({prefix,
+                        {{prefix + ".scale", DType::kBF16, Shape({3, u + 1})},
+                         {prefix + ".packed", DType::kI32, Shape({3, 5})},
+                         {prefix + ".shape", DType::kI64, Shape({2})}}});
+    }
+  }
+  ~CheckpointWriterTest() override { fs::remove_all(root_); }
+
+  CheckpointWriterOptions Options(const std::string& name, bool resume = false) const {
+    return {.directory = root_ / name,
+            .max_shard_bytes = 200,
+            .job = {{"bits", 4}, {"seed", 42}},
+            .resume = resume};
+  }
+
+  // Fills a unit with bytes that depend on its index.
+  void Write(CheckpointWriter& writer) const {
+    const int64_t unit = writer.num_done();
+    std::vector<Tensor> tensors;
+    std::vector<TensorView> views;
+    for (const TensorPlan& plan : units_[static_cast<size_t>(unit)].tensors) {
+      Tensor tensor(plan.dtype, plan.shape);
+      for (int64_t i = 0; i < tensor.view().size_bytes(); ++i) {
+        tensor.data()[i] =
+            static_cast<std::byte>(17 * unit + 3 * i + static_cast<int64_t>(tensors.size()));
+      }
+      tensors.push_back(std::move(tensor));
+    }
+    for (const Tensor& tensor : tensors) views.push_back(tensor.view());
+    writer.WriteUnit(views, {{"unit", unit}});
+  }
+
+  void Finish(CheckpointWriter& writer) const {
+    while (writer.num_done() < writer.num_units()) Write(writer);
+    writer.Publish({{"config.json", "{}"}});
+    writer.Complete();
+  }
+
+  std::map<std::string, std::string> Contents(const std::string& name) const {
+    std::map<std::string, std::string> contents;
+    for (const auto& entry : fs::directory_iterator(root_ / name)) {
+      contents[entry.path().filename().string()] = ReadTextFile(entry.path());
+    }
+    return contents;
+  }
+
+  template <typename Action>
+  static std::string ErrorOf(ErrorCode code, Action action) {
+    try {
+      action();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), code) << error.what();
+      return error.what();
+    }
+    ADD_FAILURE() << "no error";
+    return "";
+  }
+
+  fs::path root_;
+  std::vector<UnitPlan> units_;
+};
+
+TEST_F(CheckpointWriterTest, NeverSplitsAUnitAndFillsShardsInOrder) {
+  const std::vector<ShardPlan> shards = PlanShards(units_, 200);
+  ASSERT_GT(shards.size(), 1u);
+  int64_t next = 0;
+  for (const ShardPlan& shard : shards) {
+    EXPECT_EQ(shard.first_unit, next);
+    EXPECT_GT(shard.last_unit, shard.first_unit);
+    next = shard.last_unit;
+  }
+  EXPECT_EQ(next, 5);
+  EXPECT_EQ(PlanShards(units_, 1).size(), 5u);
+  EXPECT_EQ(PlanShards(units_, 1'000'000).front().file, "model.safetensors");
+}
+
+TEST_F(CheckpointWriterTest, WritesShardsOurReaderParses) {
+  CheckpointWriter writer(Options("out"), units_);
+  Finish(writer);
+  int64_t tensors = 0;
+  for (const ShardPlan& shard : writer.shards()) {
+    const MappedFile file(root_ / "out" / shard.file);
+    const SafetensorsHeader header =
+        ParseSafetensorsHeader(file.bytes(), static_cast<int64_t>(file.bytes().size()), shard.file);
+    tensors += static_cast<int64_t>(header.entries.size());
+    for (const SafetensorsEntry& entry : header.entries) {
+      EXPECT_EQ((header.data_offset + entry.begin) % DTypeSize(entry.dtype), 0) << entry.name;
+    }
+  }
+  EXPECT_EQ(tensors, 15);
+  EXPECT_FALSE(fs::exists(root_ / "out" / "nibble-resume.jsonl"));
+}
+
+TEST_F(CheckpointWriterTest, ResumedBytesEqualUninterruptedOnes) {
+  {
+    CheckpointWriter writer(Options("whole"), units_);
+    Finish(writer);
+  }
+  for (int64_t stop = 0; stop <= 5; ++stop) {
+    const std::string name = "stop" + std::to_string(stop);
+    {
+      CheckpointWriter writer(Options(name), units_);
+      for (int64_t u = 0; u < stop; ++u) Write(writer);
+      if (stop == 5) writer.Publish({{"config.json", "{}"}});  // killed before Complete
+    }
+    CheckpointWriter writer(Options(name, true), units_);
+    EXPECT_EQ(writer.num_done(), stop);
+    for (int64_t u = 0; u < stop; ++u) EXPECT_EQ(writer.note(u)["unit"], u);
+    Finish(writer);
+    EXPECT_EQ(Contents(name), Contents("whole")) << "stopped after " << stop;
+  }
+}
+
+TEST_F(CheckpointWriterTest, ForgetsALedgerLineCutShort) {
+  {
+    CheckpointWriter writer(Options("out"), units_);
+    Write(writer);
+    Write(writer);
+  }
+  const fs::path ledger = root_ / "out" / "nibble-resume.jsonl";
+  fs::resize_file(ledger, fs::file_size(ledger) - 3);
+  CheckpointWriter writer(Options("out", true), units_);
+  EXPECT_EQ(writer.num_done(), 1);
+}
+
+TEST_F(CheckpointWriterTest, RewritesAHeaderThatACrashLeftEmpty) {
+  {
+    CheckpointWriter writer(Options("out"), units_);
+  }
+  const ShardPlan first = PlanShards(units_, 200).front();
+  std::ofstream(root_ / "out" / (first.file + ".partial"))
+      << std::string(static_cast<size_t>(first.size_bytes), '\0');
+  CheckpointWriter writer(Options("out", true), units_);
+  Finish(writer);
+  EXPECT_EQ(Contents("out")[first.file].substr(0, first.header.size()), first.header);
+}
+
+TEST_F(CheckpointWriterTest, ReadsBackDoneUnits) {
+  CheckpointWriter writer(Options("out"), units_);
+  Write(writer);
+  EXPECT_EQ(static_cast<int>(writer.Read("unit.0.packed").data()[1]), 3 + 1);
+  Write(writer);
+  EXPECT_EQ(static_cast<int>(writer.Read("unit.1.packed").data()[1]), 17 + 3 + 1);
+}
+
+TEST_F(CheckpointWriterTest, RefusesAFolderThatIsNotItsOwn) {
+  std::ofstream(root_ / "notes.txt") << "mine";
+  CheckpointWriterOptions options = Options("x");
+  options.directory = root_;
+  EXPECT_NE(ErrorOf(ErrorCode::kInvalidArgument, [&] { CheckpointWriter(options, units_); })
+                .find("not empty"),
+            std::string::npos);
+  options.resume = true;
+  EXPECT_NE(ErrorOf(ErrorCode::kInvalidArgument, [&] { CheckpointWriter(options, units_); })
+                .find("no unfinished run"),
+            std::string::npos);
+  EXPECT_EQ(ReadTextFile(root_ / "notes.txt"), "mine");
+}
+
+TEST_F(CheckpointWriterTest, RefusesToMixTwoJobsAndNamesTheDifference) {
+  {
+    CheckpointWriter writer(Options("out"), units_);
+  }
+  EXPECT_NE(ErrorOf(ErrorCode::kInvalidArgument, [&] { CheckpointWriter(Options("out"), units_); })
+                .find("--resume"),
+            std::string::npos);
+  CheckpointWriterOptions other = Options("out", true);
+  other.job["seed"] = 43;
+  EXPECT_NE(ErrorOf(ErrorCode::kInvalidArgument, [&] { CheckpointWriter(other, units_); })
+                .find("seed = 42, now 43"),
+            std::string::npos);
+}
+
+TEST_F(CheckpointWriterTest, RefusesALedgerThatIsNone) {
+  fs::create_directories(root_ / "out");
+  std::ofstream(root_ / "out" / "nibble-resume.jsonl") << "[1, 2]\n";
+  ErrorOf(ErrorCode::kInvalidData, [&] { CheckpointWriter(Options("out", true), units_); });
+}
+
+TEST_F(CheckpointWriterTest, SaysSoWhenTheDiskIsTooSmall) {
+  std::vector<UnitPlan> units = {{"huge", {{"huge", DType::kF32, Shape({int64_t{1} << 50})}}}};
+  ErrorOf(ErrorCode::kResourceExhausted, [&] { CheckpointWriter(Options("out"), units); });
+  EXPECT_FALSE(fs::exists(root_ / "out" / "nibble-resume.jsonl"));
+}
+
+TEST_F(CheckpointWriterTest, CopiesCompanionsAndNothingElse) {
+  fs::create_directories(root_ / "in");
+  fs::create_directories(root_ / "out");
+  for (const char* name : {"tokenizer.json", "tokenizer.model", "chat_template.jinja", "LICENSE",
+                           "config.json", "model.safetensors", "README.md"}) {
+    std::ofstream(root_ / "in" / name) << name << '\0' << "bytes";
+  }
+  const std::vector<std::string> expected = {"LICENSE", "chat_template.jinja", "tokenizer.json",
+                                             "tokenizer.model"};
+  EXPECT_EQ(CopyCompanionFiles(root_ / "in", root_ / "out"), expected);
+  EXPECT_EQ(Contents("out").size(), 4u);
+  EXPECT_EQ(Contents("out")["LICENSE"], Contents("in")["LICENSE"]);
+}
+
+}  // namespace
+}  // namespace nibble
