@@ -30,8 +30,9 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-// Writes a file so that a reader sees the whole content or none of it: bytes go to a temporary name in
-// the same folder; Commit() flushes to disk and renames. Destroyed without Commit: the temporary goes.
+// Writes a file so that a reader sees the whole content or none of it: bytes go to a temporary name
+// in the same folder; Commit() flushes to disk and renames. Destroyed without Commit: the temporary
+// goes.
 class AtomicFile {
  public:
   explicit AtomicFile(const std::filesystem::path& path);

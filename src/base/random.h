@@ -30,18 +30,18 @@ class PythonRandom {
  public:
   explicit PythonRandom(uint64_t seed);
 
-  uint32_t Next32();                        // genrand_uint32
-  double NextDouble();                      // random.random()
-  uint64_t NextBelow(uint64_t n);           // random.randrange(n): getrandbits with rejection; n ≥ 1
-  uint64_t GetRandBits(int bits);           // random.getrandbits(bits), 1 ≤ bits ≤ 64
+  uint32_t Next32();               // genrand_uint32
+  double NextDouble();             // random.random()
+  uint64_t NextBelow(uint64_t n);  // random.randrange(n): getrandbits with rejection; n ≥ 1
+  uint64_t GetRandBits(int bits);  // random.getrandbits(bits), 1 ≤ bits ≤ 64
 
  private:
   std::array<uint32_t, 624> state_{};
   int index_ = 624;
 };
 
-// A counter-based generator (Philox 4x32-10): the value depends only on (key, counter), so a draw can
-// be repeated for any token of any request without a stream to keep in step.
+// A counter-based generator (Philox 4x32-10): the value depends only on (key, counter), so a draw
+// can be repeated for any token of any request without a stream to keep in step.
 std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 2> key, std::array<uint32_t, 4> counter);
 
 }  // namespace nibble

@@ -6,11 +6,13 @@
 
 namespace nibble {
 
-// A fork-join pool. `ParallelFor` splits work by index, never by result, so what is computed does not
-// depend on how many threads compute it. Calls must come from one thread at a time and must not nest.
+// A fork-join pool. `ParallelFor` splits work by index, never by result, so what is computed does
+// not depend on how many threads compute it. Calls must come from one thread at a time and must not
+// nest.
 class ThreadPool {
  public:
-  // The caller counts as one of the `num_threads` (at least 1); num_threads - 1 workers are started.
+  // The caller counts as one of the `num_threads` (at least 1); num_threads - 1 workers are
+  // started.
   explicit ThreadPool(int num_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -18,8 +20,8 @@ class ThreadPool {
 
   int num_threads() const;
 
-  // Runs body(index, thread) for each index in [0, count), indices handed out in increasing order to
-  // whichever thread is free; `thread` is in [0, num_threads) and may pick a scratch buffer.
+  // Runs body(index, thread) for each index in [0, count), indices handed out in increasing order
+  // to whichever thread is free; `thread` is in [0, num_threads) and may pick a scratch buffer.
   // Returns when all are done. The first exception thrown by a body is rethrown here.
   void ParallelFor(int64_t count, const std::function<void(int64_t index, int thread)>& body);
 

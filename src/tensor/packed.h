@@ -10,13 +10,16 @@ namespace nibble {
 
 // A quantized Linear [rows, cols] as a checkpoint stores it. Borrows everything.
 //
-//   packed      I32 [rows, ceil(cols * bits / 32)]   code k of a row sits in word k / (32 / bits) at bits
-//                                                    bits * (k % (32 / bits)), lowest first, as code + 2^(bits-1)
+//   packed      I32 [rows, ceil(cols * bits / 32)]   code k of a row sits in word k / (32 / bits)
+//   at bits
+//                                                    bits * (k % (32 / bits)), lowest first, as
+//                                                    code + 2^(bits-1)
 //   scales      BF16/F16/F32 [rows, num_groups]
 //   zero_point  I32 [ceil(rows * bits / 32), num_groups]   asymmetric only; packed along the rows
-//   g_idx       I32 [cols]                                 act-order "group" only: group of each column
+//   g_idx       I32 [cols]                                 act-order "group" only: group of each
+//   column
 struct PackedView {
-  int bits = 4;              // 4 or 8
+  int bits = 4;  // 4 or 8
   int64_t rows = 0;
   int64_t cols = 0;
   int64_t group_size = 128;  // == cols for one group a row (strategy "channel")
@@ -53,7 +56,8 @@ std::vector<int8_t> UnpackCodes(const TensorView& packed, int64_t rows, int64_t 
 
 // Zero points packed along the rows: [rows, groups] int8 ↔ I32 [ceil(rows * bits / 32), groups].
 Tensor PackZeroPoints(std::span<const int8_t> zero_points, int64_t rows, int64_t groups, int bits);
-std::vector<int8_t> UnpackZeroPoints(const TensorView& packed, int64_t rows, int64_t groups, int bits);
+std::vector<int8_t> UnpackZeroPoints(const TensorView& packed, int64_t rows, int64_t groups,
+                                     int bits);
 
 // (code - zero point) * scale in float, [rows, cols]; not rounded further.
 std::vector<float> Dequantize(const PackedView& view);

@@ -13,17 +13,42 @@ namespace nibble {
 
 template <typename T>
 struct DTypeOf;
-template <> struct DTypeOf<uint8_t> { static constexpr DType value = DType::kU8; };
-template <> struct DTypeOf<int8_t> { static constexpr DType value = DType::kI8; };
-template <> struct DTypeOf<int32_t> { static constexpr DType value = DType::kI32; };
-template <> struct DTypeOf<int64_t> { static constexpr DType value = DType::kI64; };
-template <> struct DTypeOf<float> { static constexpr DType value = DType::kF32; };
-template <> struct DTypeOf<double> { static constexpr DType value = DType::kF64; };
-template <> struct DTypeOf<BFloat16> { static constexpr DType value = DType::kBF16; };
-template <> struct DTypeOf<Float16> { static constexpr DType value = DType::kF16; };
+template <>
+struct DTypeOf<uint8_t> {
+  static constexpr DType value = DType::kU8;
+};
+template <>
+struct DTypeOf<int8_t> {
+  static constexpr DType value = DType::kI8;
+};
+template <>
+struct DTypeOf<int32_t> {
+  static constexpr DType value = DType::kI32;
+};
+template <>
+struct DTypeOf<int64_t> {
+  static constexpr DType value = DType::kI64;
+};
+template <>
+struct DTypeOf<float> {
+  static constexpr DType value = DType::kF32;
+};
+template <>
+struct DTypeOf<double> {
+  static constexpr DType value = DType::kF64;
+};
+template <>
+struct DTypeOf<BFloat16> {
+  static constexpr DType value = DType::kBF16;
+};
+template <>
+struct DTypeOf<Float16> {
+  static constexpr DType value = DType::kF16;
+};
 
-// Borrowed, read-only, dense row-major host memory with a type and a shape. Whoever made it says how
-// long it lives. The bytes may be unaligned only where a file format makes them so; typed access checks.
+// Borrowed, read-only, dense row-major host memory with a type and a shape. Whoever made it says
+// how long it lives. The bytes may be unaligned only where a file format makes them so; typed
+// access checks.
 class TensorView {
  public:
   TensorView() = default;
@@ -66,16 +91,21 @@ class Tensor {
   template <typename T>
   std::span<T> As();
   template <typename T>
-  std::span<const T> As() const { return view().As<T>(); }
+  std::span<const T> As() const {
+    return view().As<T>();
+  }
 
  private:
-  struct Free { void operator()(std::byte* data) const; };
+  struct Free {
+    void operator()(std::byte* data) const;
+  };
   std::unique_ptr<std::byte[], Free> data_;
   DType dtype_ = DType::kF32;
   Shape shape_;
 };
 
-// Every element of a BF16, F16 or F32 tensor as float, exactly. Throws kUnsupported for other types.
+// Every element of a BF16, F16 or F32 tensor as float, exactly. Throws kUnsupported for other
+// types.
 std::vector<float> ToFloat(const TensorView& view);
 void ToFloat(const TensorView& view, std::span<float> out);
 
