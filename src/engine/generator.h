@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/sampler.h"
+#include "model/mixtral.h"
+#include "text/tokenizer.h"
+
+namespace nibble {
+
+struct GenerationRequest {
+  std::vector<int32_t> prompt;  // not empty; ids below the vocabulary size
+  SamplingParams params;
+};
+
+enum class FinishReason { kStop, kLength };
+
+struct Generation {
+  std::vector<int32_t> tokens;  // an end-of-sequence or stop id is included
+  std::vector<double> log_probabilities;
+  std::string text;  // without stop ids' text and without the stop string
+  FinishReason finish = FinishReason::kLength;
+};
+
+struct GeneratorOptions {
+  int64_t max_batch_tokens = 512;  // tokens a step; longer prompts are cut into chunks
+  int64_t max_sequences = 64;      // running at once
+  int64_t num_blocks = 0;  // KV blocks of 16 tokens; 0: as many as the requests could ever need
+  DType kv_dtype = DType::kF32;
+  std::vector<int32_t> end_ids;  // end-of-sequence ids
+};
+
+// What happened since the last call: request index, its newest token and the text that is now
+// certain.
+using GenerationCallback =
+    std::function<void(size_t request, int32_t token, const std::string& delta)>;
+
+// Runs requests together over the paged KV cache: every step decodes all running sequences and
+// fills the rest of its token budget with prompt chunks. When blocks run out the youngest sequence
+// is preempted: its blocks go back and it is computed again later. What a request yields depends on
+// nothing but the request (for a backend that keeps its promise about rows): not on its mates,
+// chunks or preemptions.
+//
+// `tokenizer` may be null: then there is no text, and stop strings are refused. Throws
+// kInvalidArgument for bad parameters or a prompt that cannot fit, before anything runs.
+std::vector<Generation> Generate(Mixtral& model, const Tokenizer* tokenizer,
+                                 std::span<const GenerationRequest> requests,
+                                 const GeneratorOptions& options,
+                                 const GenerationCallback& callback = nullptr);
+
+}  // namespace nibble
