@@ -29,7 +29,7 @@ int64_t ReferenceLinalg::InverseCholesky(float* h, int64_t n) {
       double sum = static_cast<double>(h[at(n - 1 - i, n - 1 - j)]);
       for (int64_t k = 0; k < j; ++k) sum -= m[at(i, k)] * m[at(j, k)];
       if (i == j) {
-        if (!(sum > 0)) return n - 1 - i;
+        if (!(sum > 0) || !std::isfinite(sum)) return n - 1 - i;
         m[at(i, i)] = std::sqrt(sum);
       } else {
         m[at(i, j)] = sum / m[at(j, j)];
@@ -47,21 +47,21 @@ int64_t ReferenceLinalg::InverseCholesky(float* h, int64_t n) {
     }
   }
   for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j < n; ++j) {
-      h[at(i, j)] = j < i ? 0.0f : static_cast<float>(inverse[at(n - 1 - i, n - 1 - j)]);
+    for (int64_t j = i; j < n; ++j) {
+      h[at(i, j)] = static_cast<float>(inverse[at(n - 1 - i, n - 1 - j)]);
     }
   }
   return -1;
 }
 
-void ReferenceLinalg::MultiplyAdd(float alpha, const float* a, int64_t lda, const float* b,
-                                  int64_t ldb, float* c, int64_t ldc, int64_t m, int64_t n,
-                                  int64_t k) {
+void ReferenceLinalg::TransposedMultiplyAdd(float alpha, const float* a, int64_t lda,
+                                            const float* b, int64_t ldb, float* c, int64_t ldc,
+                                            int64_t m, int64_t n, int64_t k) {
   for (int64_t i = 0; i < m; ++i) {
     for (int64_t j = 0; j < n; ++j) {
       double sum = 0;
       for (int64_t l = 0; l < k; ++l) {
-        sum += static_cast<double>(a[i * lda + l]) * static_cast<double>(b[l * ldb + j]);
+        sum += static_cast<double>(a[l * lda + i]) * static_cast<double>(b[l * ldb + j]);
       }
       float& element = c[i * ldc + j];
       element = static_cast<float>(static_cast<double>(element) + static_cast<double>(alpha) * sum);
@@ -69,8 +69,9 @@ void ReferenceLinalg::MultiplyAdd(float alpha, const float* a, int64_t lda, cons
   }
 }
 
-void ReferenceLinalg::ParallelFor(int64_t count, const std::function<void(int64_t)>& body) {
-  for (int64_t index = 0; index < count; ++index) body(index);
+void ReferenceLinalg::ParallelFor(int64_t count,
+                                  const std::function<void(int64_t index, int thread)>& body) {
+  for (int64_t index = 0; index < count; ++index) body(index, 0);
 }
 
 }  // namespace nibble
