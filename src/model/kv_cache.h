@@ -6,23 +6,29 @@
 
 namespace nibble {
 
-// Owns the KV pages of all layers: num_layers arrays, each laid out as KvPages documents.
+// Owns the KV pages of all layers: num_layers arrays one after another, each laid out as KvPages
+// documents. Which block belongs to whom is the business of the caller. The backend must outlive
+// it.
 class KvCache {
  public:
+  // dtype is kF32 or kBF16. Throws kResourceExhausted.
   KvCache(Backend& backend, int64_t num_layers, int64_t num_blocks, int64_t block_size,
           int64_t num_kv_heads, int64_t head_dim, DType dtype);
 
-  KvPages layer(int64_t index);
-  int64_t num_blocks() const { return num_blocks_; }
-  int64_t block_size() const { return block_size_; }
+  KvPages layer(int64_t index) const;
+  int64_t num_blocks() const { return first_.num_blocks; }
+  int64_t block_size() const { return first_.block_size; }
   int64_t size_bytes() const { return buffer_.size_bytes(); }
 
  private:
-  Buffer buffer_;
   int64_t num_layers_;
-  int64_t num_blocks_;
-  KvPages first_;
-  int64_t block_size_;
+  KvPages first_;  // the pages of layer 0
+  Buffer buffer_;
 };
+
+// Blocks that hold `num_tokens` tokens.
+inline int64_t BlocksFor(int64_t num_tokens, int64_t block_size) {
+  return (num_tokens + block_size - 1) / block_size;
+}
 
 }  // namespace nibble

@@ -1,6 +1,7 @@
 #pragma once
 
-#include <memory>
+#include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -9,26 +10,41 @@
 
 namespace nibble {
 
-// The whole model, resident on a backend.
+// Receives logits [rows, vocab] of a run of a batch's logit rows, the first of which is
+// batch.logit_rows[first]; runs come in order. The span lives until the call returns.
+using LogitVisitor = std::function<void(int64_t first, std::span<const float> logits)>;
+
+// The whole model, resident on a backend. One thread calls. The backend must outlive it.
 class Mixtral {
  public:
-  // Loads every weight, with a progress line. The checkpoint may be closed afterwards. `max_tokens` bounds a step.
+  // Loads every weight, with a progress line. The checkpoint may be closed afterwards. `max_tokens`
+  // bounds a step. Throws kResourceExhausted if the weights cannot fit in memory.
   Mixtral(const Checkpoint& checkpoint, Backend& backend, int64_t max_tokens);
+  Mixtral(const Mixtral&) = delete;
+  Mixtral& operator=(const Mixtral&) = delete;
 
-  // One step. Returns logits [batch.logit_rows.size(), vocab] in `logits` (resized). Throws
-  // kInvalidData naming the layer if a hidden state is not finite.
+  // One step: writes the KV slots of the batch's tokens and hands the logits of batch.logit_rows to
+  // `visit`, so many rows at a time that they stay within a few MiB whatever the vocabulary. Throws
+  // kInvalidArgument for a token id outside the vocabulary, kInvalidData naming the layer where a
+  // hidden state is not finite.
+  void Forward(const Batch& batch, KvCache& kv, const LogitVisitor& visit,
+               LayerObserver* observer = nullptr);
+
+  // The same with all logits [batch.logit_rows.size(), vocab] in `logits` (resized).
   void Forward(const Batch& batch, KvCache& kv, std::vector<float>& logits,
                LayerObserver* observer = nullptr);
 
-  // A cache for `num_blocks` blocks of 16 tokens.
-  KvCache MakeKvCache(int64_t num_blocks, DType dtype = DType::kF32);
+  KvCache MakeKvCache(int64_t num_blocks, DType dtype = DType::kF32, int64_t block_size = 16) const;
 
   const ModelConfig& config() const { return config_; }
-  Backend& backend() { return *backend_; }
+  Backend& backend() const { return *backend_; }
   int64_t max_tokens() const { return max_tokens_; }
   int64_t weight_bytes() const;
 
  private:
+  void RunLayers(const Batch& batch, KvCache& kv, LayerObserver* observer, bool check_each);
+  int64_t FirstNonFiniteRow();  // of x_, or -1
+
   ModelConfig config_;
   Backend* backend_;
   int64_t max_tokens_;
@@ -37,6 +53,8 @@ class Mixtral {
   DecoderLayer layer_;
   LayerScratch scratch_;
   Activation x_;
+  std::vector<float> host_;    // x_ on the host, for the check
+  std::vector<float> logits_;  // one run of rows
 };
 
 }  // namespace nibble

@@ -11,11 +11,12 @@
 namespace nibble {
 
 // The only list of tensor names. Module names are the published Mixtral ones; the reader also finds
-// llm-compressor's experts.E.{gate,up,down}_proj and transformers 5's fused 3-D expert tensors.
+// llm-compressor's experts.E.{gate,up,down}_proj and transformers 5's mlp.gate and fused 3-D
+// experts.
 namespace mixtral_names {
-std::string Layer(int64_t layer);                                     // "model.layers.3"
-std::string Attention(int64_t layer, const char* projection);          // "….self_attn.q_proj"
-std::string Router(int64_t layer);                                    // "….block_sparse_moe.gate"
+std::string Layer(int64_t layer);                                       // "model.layers.3"
+std::string Attention(int64_t layer, const char* projection);           // "….self_attn.q_proj"
+std::string Router(int64_t layer);                                      // "….block_sparse_moe.gate"
 std::string Expert(int64_t layer, int64_t expert, const char* linear);  // "….experts.5.w1"
 }  // namespace mixtral_names
 
@@ -32,12 +33,17 @@ std::vector<LinearSpec> LayerLinears(const ModelConfig& config, int64_t layer);
 // Every Linear of the model in module order, routers and lm_head included.
 std::vector<LinearSpec> AllLinears(const ModelConfig& config);
 
-// What the checkpoint holds for a Linear, dense or packed, whatever spelling it uses. Throws kNotFound
-// / kInvalidData naming the tensor, the expected shape and the one found.
+// What the checkpoint holds for a Linear, dense or packed, whatever spelling it uses; a dense
+// expert may be a slice of a fused tensor. Where embeddings are tied, lm_head is the embedding.
+// Throws kNotFound / kInvalidData naming the tensor, the expected shape and the one found.
 WeightView FindLinear(const Checkpoint& checkpoint, const LinearSpec& spec);
 
 // The same for plain tensors by full name, e.g. "model.norm.weight".
 TensorView FindTensor(const Checkpoint& checkpoint, const std::string& name, const Shape& shape);
+
+// Throws kInvalidData naming `module` and the element if a dense value, or a scale of a packed
+// weight, is NaN or infinite. Scans on the backend's threads.
+void CheckFinite(const WeightView& weight, const std::string& module, Backend& backend);
 
 // One decoder layer in a backend's layout. Slots may be empty while the quantizer swaps weights.
 struct LayerWeights {
@@ -47,8 +53,12 @@ struct LayerWeights {
   std::unique_ptr<Weight> input_norm, q, k, v, o;
   std::unique_ptr<Weight> post_attention_norm, router;
   std::vector<Expert> experts;
+
+  int64_t size_bytes() const;
 };
 
+// Loading checks that all values are finite (kInvalidData naming the tensor), and afterwards lets
+// go of the checkpoint's pages: what was read is not resident twice.
 LayerWeights LoadLayer(const Checkpoint& checkpoint, int64_t layer, Backend& backend);
 // Everything but the experts (their slots are empty), and a single expert.
 LayerWeights LoadLayerWithoutExperts(const Checkpoint& checkpoint, int64_t layer, Backend& backend);
@@ -58,6 +68,8 @@ LayerWeights::Expert LoadExpert(const Checkpoint& checkpoint, int64_t layer, int
 // What is not in a layer.
 struct OuterWeights {
   std::unique_ptr<Weight> embedding, final_norm, head;
+
+  int64_t size_bytes() const;
 };
 OuterWeights LoadOuter(const Checkpoint& checkpoint, Backend& backend);
 

@@ -9,8 +9,8 @@
 
 namespace nibble {
 
-// Packs whole sequences (each starting at position 0, with KV pages of their own) into one batch; used wherever text
-// is scored rather than generated. Block b of the pool is used once.
+// Packs whole sequences (each starting at position 0, with KV pages of their own) into one batch;
+// used wherever text is scored rather than generated. Block b of the pool is used once.
 Batch MakePrefillBatch(std::span<const std::vector<int32_t>> sequences, int64_t block_size);
 
 // Log-softmax figures of one predicted token.
@@ -31,8 +31,9 @@ struct Perplexity {
   double perplexity() const;
 };
 
-// Cuts `ids` (no special tokens) into windows: each is BOS and then window - 1 ids, `stride` new ids a
-// window (0: window - 1, no overlap); every id is predicted once, in the window where it has the most context.
+// Cuts `ids` (no special tokens) into windows: each is BOS and then window - 1 ids, `stride` new
+// ids a window (0: window - 1, no overlap); every id is predicted once, in the window where it has
+// the most context.
 std::vector<std::vector<int32_t>> MakeWindows(std::span<const int32_t> ids, int32_t bos,
                                               int64_t window, int64_t stride,
                                               std::vector<int64_t>* first_scored);

@@ -1,0 +1,311 @@
+#include "model/mixtral_weights.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+#include "nibble/error.h"
+
+namespace nibble {
+namespace {
+
+constexpr std::string_view kMoe = ".block_sparse_moe.";
+constexpr std::string_view kExperts = "experts.";
+
+// A published module name cut at the experts block: prefix "model.layers.3", then "gate" or
+// "experts.5.w1". Names outside the block have no parts.
+struct MoeModule {
+  std::string prefix;
+  std::string rest;
+  int64_t expert = -1;  // -1: the router
+  std::string linear;   // "w1"
+};
+
+std::optional<MoeModule> ParseMoeModule(const std::string& module) {
+  const size_t at = module.find(kMoe);
+  if (at == std::string::npos) return std::nullopt;
+  MoeModule parts{
+      .prefix = module.substr(0, at), .rest = module.substr(at + kMoe.size()), .linear = {}};
+  if (parts.rest.starts_with(kExperts)) {
+    const size_t dot = parts.rest.rfind('.');
+    parts.expert = std::stoll(parts.rest.substr(kExperts.size(), dot - kExperts.size()));
+    parts.linear = parts.rest.substr(dot + 1);
+  }
+  return parts;
+}
+
+// llm-compressor's name of a published expert Linear.
+std::string_view ProjectionName(std::string_view linear) {
+  return linear == "w1" ? "gate_proj" : linear == "w3" ? "up_proj" : "down_proj";
+}
+
+// Module names under which a Linear may be stored, the published one first.
+std::vector<std::string> Spellings(const std::string& module) {
+  const auto parts = ParseMoeModule(module);
+  if (!parts) return {module};
+  if (parts->expert < 0) return {module, parts->prefix + ".mlp." + parts->rest};
+  const std::string expert = fmt::format("experts.{}.", parts->expert);
+  const std::string projection = expert + std::string(ProjectionName(parts->linear));
+  return {module, parts->prefix + std::string(kMoe) + projection,
+          parts->prefix + ".mlp." + projection, parts->prefix + ".mlp." + parts->rest};
+}
+
+// transformers 5 stacks the experts: gate_up_proj [experts, 2 * intermediate, hidden] with the w1
+// rows first, down_proj [experts, hidden, intermediate].
+std::optional<TensorView> FindFusedExpert(const Checkpoint& checkpoint, const LinearSpec& spec) {
+  const auto parts = ParseMoeModule(spec.module);
+  if (!parts || parts->expert < 0) return std::nullopt;
+  const bool is_down = parts->linear == "w2";
+  const int64_t num_experts = checkpoint.config().num_experts;
+  const int64_t fused_rows = is_down ? spec.rows : 2 * spec.rows;
+  for (const std::string_view block : {".mlp.", kMoe}) {
+    const std::string name =
+        fmt::format("{}{}experts.{}", parts->prefix, block, is_down ? "down_proj" : "gate_up_proj");
+    if (!checkpoint.Has(name)) continue;
+    const TensorView fused =
+        FindTensor(checkpoint, name, Shape{num_experts, fused_rows, spec.cols});
+    const int64_t row = parts->expert * fused_rows + (parts->linear == "w3" ? spec.rows : 0);
+    return TensorView(fused.data() + row * spec.cols * DTypeSize(fused.dtype()), fused.dtype(),
+                      Shape{spec.rows, spec.cols});
+  }
+  return std::nullopt;
+}
+
+bool IsFloat(DType dtype) {
+  return dtype == DType::kBF16 || dtype == DType::kF16 || dtype == DType::kF32;
+}
+
+void Release(const Checkpoint& checkpoint, const WeightView& weight) {
+  if (const auto* dense = std::get_if<TensorView>(&weight)) {
+    checkpoint.DontNeed(*dense);
+    return;
+  }
+  const auto& packed = std::get<PackedView>(weight);
+  checkpoint.DontNeed(packed.packed);
+  checkpoint.DontNeed(packed.scales);
+}
+
+std::unique_ptr<Weight> Load(const Checkpoint& checkpoint, const WeightView& weight,
+                             const std::string& module, Role role, Backend& backend) {
+  CheckFinite(weight, module, backend);
+  auto prepared = backend.Prepare(weight, role);
+  Release(checkpoint, weight);
+  return prepared;
+}
+
+std::unique_ptr<Weight> LoadLinear(const Checkpoint& checkpoint, const LinearSpec& spec, Role role,
+                                   Backend& backend) {
+  return Load(checkpoint, FindLinear(checkpoint, spec), spec.module, role, backend);
+}
+
+std::unique_ptr<Weight> LoadTensor(const Checkpoint& checkpoint, const std::string& module,
+                                   const Shape& shape, Role role, Backend& backend) {
+  return Load(checkpoint, FindTensor(checkpoint, module + ".weight", shape), module, role, backend);
+}
+
+LinearSpec HeadSpec(const ModelConfig& config) {
+  return {"lm_head", config.vocab_size, config.hidden_size};
+}
+
+LinearSpec RouterSpec(const ModelConfig& config, int64_t layer) {
+  return {mixtral_names::Router(layer), config.num_experts, config.hidden_size};
+}
+
+LinearSpec ExpertSpec(const ModelConfig& config, int64_t layer, int64_t expert,
+                      const char* linear) {
+  const bool is_down = std::string_view(linear) == "w2";
+  return {mixtral_names::Expert(layer, expert, linear),
+          is_down ? config.hidden_size : config.intermediate_size,
+          is_down ? config.intermediate_size : config.hidden_size};
+}
+
+// q, k, v, o.
+std::vector<LinearSpec> AttentionSpecs(const ModelConfig& config, int64_t layer) {
+  const int64_t query = config.num_heads * config.head_dim;
+  const int64_t kv = config.num_kv_heads * config.head_dim;
+  return {{mixtral_names::Attention(layer, "q_proj"), query, config.hidden_size},
+          {mixtral_names::Attention(layer, "k_proj"), kv, config.hidden_size},
+          {mixtral_names::Attention(layer, "v_proj"), kv, config.hidden_size},
+          {mixtral_names::Attention(layer, "o_proj"), config.hidden_size, query}};
+}
+
+int64_t SizeOf(const std::unique_ptr<Weight>& weight) {
+  return weight == nullptr ? 0 : weight->size_bytes();
+}
+
+}  // namespace
+
+namespace mixtral_names {
+
+std::string Layer(int64_t layer) { return fmt::format("model.layers.{}", layer); }
+
+std::string Attention(int64_t layer, const char* projection) {
+  return fmt::format("model.layers.{}.self_attn.{}", layer, projection);
+}
+
+std::string Router(int64_t layer) {
+  return fmt::format("model.layers.{}.block_sparse_moe.gate", layer);
+}
+
+std::string Expert(int64_t layer, int64_t expert, const char* linear) {
+  return fmt::format("model.layers.{}.block_sparse_moe.experts.{}.{}", layer, expert, linear);
+}
+
+}  // namespace mixtral_names
+
+std::vector<LinearSpec> LayerLinears(const ModelConfig& config, int64_t layer) {
+  std::vector<LinearSpec> linears = AttentionSpecs(config, layer);
+  for (int64_t expert = 0; expert < config.num_experts; ++expert) {
+    for (const char* linear : {"w1", "w2", "w3"}) {
+      linears.push_back(ExpertSpec(config, layer, expert, linear));
+    }
+  }
+  return linears;
+}
+
+std::vector<LinearSpec> AllLinears(const ModelConfig& config) {
+  std::vector<LinearSpec> linears;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    std::vector<LinearSpec> in_layer = LayerLinears(config, layer);
+    in_layer.insert(in_layer.begin() + 4, RouterSpec(config, layer));  // after the attention
+    std::move(in_layer.begin(), in_layer.end(), std::back_inserter(linears));
+  }
+  linears.push_back(HeadSpec(config));
+  return linears;
+}
+
+TensorView FindTensor(const Checkpoint& checkpoint, const std::string& name, const Shape& shape) {
+  const TensorView view = checkpoint.Get(name, shape);
+  if (!IsFloat(view.dtype())) {
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{}: expected BF16, F16 or F32 values, found {}", name,
+                            DTypeName(view.dtype())));
+  }
+  return view;
+}
+
+WeightView FindLinear(const Checkpoint& checkpoint, const LinearSpec& spec) {
+  const Shape shape{spec.rows, spec.cols};
+  if (spec.module == "lm_head" && checkpoint.config().tie_word_embeddings) {
+    return FindTensor(checkpoint, "model.embed_tokens.weight", shape);
+  }
+  const std::vector<std::string> spellings = Spellings(spec.module);
+  for (const std::string& module : spellings) {
+    if (checkpoint.IsPacked(module)) return checkpoint.GetPacked(module, spec.rows, spec.cols);
+    if (checkpoint.Has(module + ".weight"))
+      return FindTensor(checkpoint, module + ".weight", shape);
+  }
+  if (const auto fused = FindFusedExpert(checkpoint, spec)) return *fused;
+  std::string others;
+  for (size_t i = 1; i < spellings.size(); ++i) others += ", " + spellings[i];
+  throw Error(ErrorCode::kNotFound,
+              fmt::format("{}: no tensor {}.weight {} or {}.weight_packed{}{}; the checkpoint is "
+                          "incomplete or not of the Mixtral family",
+                          checkpoint.directory().string(), spec.module, shape.ToString(),
+                          spec.module, others.empty() ? "" : ", nor under the names ",
+                          others.empty() ? "" : others.substr(2)));
+}
+
+void CheckFinite(const WeightView& weight, const std::string& module, Backend& backend) {
+  const bool is_packed = std::holds_alternative<PackedView>(weight);
+  const TensorView& values =
+      is_packed ? std::get<PackedView>(weight).scales : std::get<TensorView>(weight);
+  if (!IsFloat(values.dtype())) return;
+
+  constexpr int64_t kChunk = int64_t{1} << 18;
+  const int64_t total = values.num_elements();
+  std::atomic<int64_t> first_bad = total;
+  backend.linalg().ParallelFor((total + kChunk - 1) / kChunk, [&](int64_t chunk, int /*thread*/) {
+    const int64_t begin = chunk * kChunk;
+    const TensorView part(values.data() + begin * DTypeSize(values.dtype()), values.dtype(),
+                          Shape{std::min(kChunk, total - begin)});
+    const int64_t bad = FindNonFinite(part);
+    if (bad < 0) return;
+    int64_t known = first_bad.load();
+    while (begin + bad < known && !first_bad.compare_exchange_weak(known, begin + bad)) {
+    }
+  });
+  const int64_t bad = first_bad.load();
+  if (bad == total) return;
+
+  const Shape& shape = values.shape();
+  const int64_t cols = shape[shape.rank() - 1];
+  const TensorView element(values.data() + bad * DTypeSize(values.dtype()), values.dtype(),
+                           Shape{1});
+  throw Error(
+      ErrorCode::kInvalidData,
+      fmt::format("{}.{}: element [{}, {}] is {}, expected finite values; the checkpoint is "
+                  "damaged",
+                  module, is_packed ? "weight_scale" : "weight", bad / cols, bad % cols,
+                  ToFloat(element).front()));
+}
+
+int64_t LayerWeights::size_bytes() const {
+  int64_t bytes = 0;
+  for (const auto* weight : {&input_norm, &q, &k, &v, &o, &post_attention_norm, &router}) {
+    bytes += SizeOf(*weight);
+  }
+  for (const Expert& expert : experts) {
+    bytes += SizeOf(expert.gate) + SizeOf(expert.up) + SizeOf(expert.down);
+  }
+  return bytes;
+}
+
+LayerWeights LoadLayerWithoutExperts(const Checkpoint& checkpoint, int64_t layer,
+                                     Backend& backend) {
+  const ModelConfig& config = checkpoint.config();
+  const std::string prefix = mixtral_names::Layer(layer);
+  const Shape norm{config.hidden_size};
+  const std::vector<LinearSpec> attention = AttentionSpecs(config, layer);
+
+  LayerWeights weights;
+  weights.input_norm =
+      LoadTensor(checkpoint, prefix + ".input_layernorm", norm, Role::kNorm, backend);
+  weights.q = LoadLinear(checkpoint, attention[0], Role::kProjection, backend);
+  weights.k = LoadLinear(checkpoint, attention[1], Role::kProjection, backend);
+  weights.v = LoadLinear(checkpoint, attention[2], Role::kProjection, backend);
+  weights.o = LoadLinear(checkpoint, attention[3], Role::kProjection, backend);
+  weights.post_attention_norm =
+      LoadTensor(checkpoint, prefix + ".post_attention_layernorm", norm, Role::kNorm, backend);
+  weights.router = LoadLinear(checkpoint, RouterSpec(config, layer), Role::kRouter, backend);
+  weights.experts.resize(static_cast<size_t>(config.num_experts));
+  return weights;
+}
+
+LayerWeights::Expert LoadExpert(const Checkpoint& checkpoint, int64_t layer, int64_t expert,
+                                Backend& backend) {
+  const auto load = [&](const char* linear) {
+    return LoadLinear(checkpoint, ExpertSpec(checkpoint.config(), layer, expert, linear),
+                      Role::kProjection, backend);
+  };
+  return {.gate = load("w1"), .up = load("w3"), .down = load("w2")};
+}
+
+LayerWeights LoadLayer(const Checkpoint& checkpoint, int64_t layer, Backend& backend) {
+  LayerWeights weights = LoadLayerWithoutExperts(checkpoint, layer, backend);
+  for (size_t expert = 0; expert < weights.experts.size(); ++expert) {
+    weights.experts[expert] = LoadExpert(checkpoint, layer, static_cast<int64_t>(expert), backend);
+  }
+  return weights;
+}
+
+int64_t OuterWeights::size_bytes() const {
+  return SizeOf(embedding) + SizeOf(final_norm) + SizeOf(head);
+}
+
+OuterWeights LoadOuter(const Checkpoint& checkpoint, Backend& backend) {
+  const ModelConfig& config = checkpoint.config();
+  return {.embedding =
+              LoadTensor(checkpoint, "model.embed_tokens",
+                         Shape{config.vocab_size, config.hidden_size}, Role::kEmbedding, backend),
+          .final_norm =
+              LoadTensor(checkpoint, "model.norm", Shape{config.hidden_size}, Role::kNorm, backend),
+          .head = LoadLinear(checkpoint, HeadSpec(config), Role::kHead, backend)};
+}
+
+}  // namespace nibble
