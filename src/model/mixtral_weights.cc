@@ -15,6 +15,7 @@ namespace nibble {
 namespace {
 
 constexpr std::string_view kMoe = ".block_sparse_moe.";
+constexpr std::string_view kMlp = ".mlp.";  // its name since transformers 5
 constexpr std::string_view kExperts = "experts.";
 
 // A published module name cut at the experts block: prefix "model.layers.3", then "gate" or
@@ -48,11 +49,12 @@ std::string_view ProjectionName(std::string_view linear) {
 std::vector<std::string> Spellings(const std::string& module) {
   const auto parts = ParseMoeModule(module);
   if (!parts) return {module};
-  if (parts->expert < 0) return {module, parts->prefix + ".mlp." + parts->rest};
-  const std::string expert = fmt::format("experts.{}.", parts->expert);
-  const std::string projection = expert + std::string(ProjectionName(parts->linear));
-  return {module, parts->prefix + std::string(kMoe) + projection,
-          parts->prefix + ".mlp." + projection, parts->prefix + ".mlp." + parts->rest};
+  const std::string mlp = parts->prefix + std::string(kMlp);
+  if (parts->expert < 0) return {module, mlp + parts->rest};
+  const std::string projection =
+      fmt::format("experts.{}.{}", parts->expert, ProjectionName(parts->linear));
+  return {module, parts->prefix + std::string(kMoe) + projection, mlp + projection,
+          mlp + parts->rest};
 }
 
 // transformers 5 stacks the experts: gate_up_proj [experts, 2 * intermediate, hidden] with the w1
@@ -63,7 +65,7 @@ std::optional<TensorView> FindFusedExpert(const Checkpoint& checkpoint, const Li
   const bool is_down = parts->linear == "w2";
   const int64_t num_experts = checkpoint.config().num_experts;
   const int64_t fused_rows = is_down ? spec.rows : 2 * spec.rows;
-  for (const std::string_view block : {".mlp.", kMoe}) {
+  for (const std::string_view block : {kMlp, kMoe}) {
     const std::string name =
         fmt::format("{}{}experts.{}", parts->prefix, block, is_down ? "down_proj" : "gate_up_proj");
     if (!checkpoint.Has(name)) continue;

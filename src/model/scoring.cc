@@ -1,0 +1,387 @@
+#include "model/scoring.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "base/interrupt.h"
+#include "model/batch_builder.h"
+#include "nibble/error.h"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t kBlockSize = 16;
+
+// Tokens [first, first + count) of a sequence, whose KV pages start at first_block.
+struct Piece {
+  size_t sequence = 0;
+  int64_t first = 0;
+  int64_t count = 0;
+  int64_t first_block = 0;
+  int64_t num_blocks = 0;
+};
+
+struct Plan {
+  std::vector<std::vector<Piece>> steps;
+  int64_t num_blocks = 0;
+};
+
+// Cuts sequences of the given lengths into steps of at most max_tokens: whole ones are packed while
+// they fit, a longer one starts a step and goes on in the next. Only a sequence that goes on keeps
+// its blocks from one step to the next, so blocks are numbered anew for the others.
+Plan PlanSteps(std::span<const int64_t> lengths, int64_t max_tokens) {
+  Plan plan;
+  std::vector<Piece> step;
+  int64_t room = max_tokens;
+  int64_t next_block = 0;
+  const auto close_step = [&] {
+    if (!step.empty()) plan.steps.push_back(std::exchange(step, {}));
+    room = max_tokens;
+  };
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    const int64_t length = lengths[i];
+    if (length > room) close_step();
+    if (step.empty()) next_block = 0;
+    const int64_t first_block = next_block;
+    next_block += BlocksFor(length, kBlockSize);
+    plan.num_blocks = std::max(plan.num_blocks, next_block);
+    for (int64_t done = 0; done < length;) {
+      if (room == 0) close_step();
+      const int64_t count = std::min(length - done, room);
+      step.push_back({i, done, count, first_block, next_block - first_block});
+      done += count;
+      room -= count;
+    }
+  }
+  close_step();
+  return plan;
+}
+
+// What a row of logits says before anyone asks for a token.
+struct RowFigures {
+  int32_t most_probable = 0;  // the lowest id of a tie
+  double log_sum = 0;         // ln Σ exp(logit)
+};
+
+RowFigures Summarize(std::span<const float> row) {
+  const auto largest = std::max_element(row.begin(), row.end());
+  const double shift = static_cast<double>(*largest);
+  double sum = 0;
+  for (const float logit : row) sum += std::exp(static_cast<double>(logit) - shift);
+  return {static_cast<int32_t>(largest - row.begin()), shift + std::log(sum)};
+}
+
+// One predicted token: token `index` of a sequence.
+struct Target {
+  size_t sequence = 0;
+  int64_t index = 0;
+};
+
+// A scoring run over many sequences: the steps, and what each logit row predicts.
+class ScoringRun {
+ public:
+  ScoringRun(const ModelConfig& config, std::span<const std::vector<int32_t>> sequences,
+             std::span<const int64_t> first_scored, int64_t max_tokens)
+      : sequences_(sequences), first_scored_(first_scored) {
+    std::vector<int64_t> lengths;
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      const int64_t size = static_cast<int64_t>(sequences[i].size());
+      if (size == 0) {
+        throw Error(ErrorCode::kInvalidArgument, fmt::format("sequence {} has no tokens", i));
+      }
+      if (size > config.max_positions) {
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("sequence {} has {} tokens, the model has {} positions; cut it", i,
+                                size, config.max_positions));
+      }
+      lengths.push_back(size - 1);  // the last token predicts nothing and is not run
+    }
+    plan_ = PlanSteps(lengths, max_tokens);
+  }
+
+  int64_t num_blocks() const { return std::max<int64_t>(plan_.num_blocks, 1); }
+
+  // Calls body(batch, targets) for each step, targets[i] being what batch.logit_rows[i] predicts.
+  template <typename Body>
+  void ForEachStep(const ScoringProgress& progress, const Body& body) const {
+    std::vector<int32_t> blocks;
+    std::vector<Target> targets;
+    for (const std::vector<Piece>& step : plan_.steps) {
+      ThrowIfInterrupted();
+      BatchBuilder builder;
+      targets.clear();
+      for (const Piece& piece : step) {
+        blocks.resize(static_cast<size_t>(piece.num_blocks));
+        std::iota(blocks.begin(), blocks.end(), static_cast<int32_t>(piece.first_block));
+        const int64_t first_logit =
+            std::clamp<int64_t>(FirstScored(piece.sequence) - 1 - piece.first, 0, piece.count);
+        builder.Add(
+            std::span(sequences_[piece.sequence])
+                .subspan(static_cast<size_t>(piece.first), static_cast<size_t>(piece.count)),
+            piece.first, blocks, first_logit);
+        for (int64_t i = first_logit; i < piece.count; ++i) {
+          targets.push_back({piece.sequence, piece.first + i + 1});
+        }
+      }
+      const Batch batch = builder.Take();
+      body(batch, std::span<const Target>(targets));
+      if (progress) progress(batch.num_tokens());
+    }
+  }
+
+  int64_t FirstScored(size_t sequence) const {
+    return first_scored_.empty() ? 1 : std::max<int64_t>(first_scored_[sequence], 1);
+  }
+
+  int32_t TokenOf(const Target& target) const {
+    return sequences_[target.sequence][static_cast<size_t>(target.index)];
+  }
+
+ private:
+  std::span<const std::vector<int32_t>> sequences_;
+  std::span<const int64_t> first_scored_;
+  Plan plan_;
+};
+
+std::span<const float> Row(std::span<const float> logits, int64_t row, int64_t vocab) {
+  return logits.subspan(static_cast<size_t>(row * vocab), static_cast<size_t>(vocab));
+}
+
+// Σ values, and the standard error of their mean.
+struct Mean {
+  double mean = 0;
+  double standard_error = 0;
+};
+
+template <typename Values>
+Mean MeanOf(const Values& values) {
+  const double count = static_cast<double>(values.size());
+  if (values.empty()) return {};
+  double sum = 0;
+  for (const double value : values) sum += value;
+  const double mean = sum / count;
+  double squares = 0;
+  for (const double value : values) squares += (value - mean) * (value - mean);
+  return {mean, values.size() < 2 ? 0.0 : std::sqrt(squares / (count - 1) / count)};
+}
+
+// What one token says about two models.
+struct TokenComparison {
+  double baseline_log_probability = 0;
+  double log_probability = 0;
+  double kl = 0;
+  bool same_top = false;
+};
+
+TokenComparison CompareRows(std::span<const float> baseline, std::span<const float> model,
+                            int32_t token) {
+  const RowFigures p = Summarize(baseline);
+  const RowFigures q = Summarize(model);
+  double kl = 0;
+  for (size_t i = 0; i < baseline.size(); ++i) {
+    const double log_p = static_cast<double>(baseline[i]) - p.log_sum;
+    const double log_q = static_cast<double>(model[i]) - q.log_sum;
+    kl += std::exp(log_p) * (log_p - log_q);
+  }
+  const size_t id = static_cast<size_t>(token);
+  return {.baseline_log_probability = static_cast<double>(baseline[id]) - p.log_sum,
+          .log_probability = static_cast<double>(model[id]) - q.log_sum,
+          .kl = std::max(kl, 0.0),  // rounding can take a zero below itself
+          .same_top = p.most_probable == q.most_probable};
+}
+
+// The value that a share of all values stays at or below.
+double Quantile(std::vector<double>& values, double share) {
+  if (values.empty()) return 0;
+  const size_t index =
+      static_cast<size_t>(std::floor(share * static_cast<double>(values.size() - 1)));
+  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(index),
+                   values.end());
+  return values[index];
+}
+
+Comparison SummarizeComparison(const std::vector<TokenComparison>& tokens) {
+  Comparison result;
+  result.tokens = static_cast<int64_t>(tokens.size());
+  std::vector<double> kl;
+  std::vector<double> differences;
+  std::vector<double> agreements;
+  for (const TokenComparison& token : tokens) {
+    result.baseline_nll -= token.baseline_log_probability;
+    result.nll -= token.log_probability;
+    kl.push_back(token.kl);
+    differences.push_back(token.baseline_log_probability - token.log_probability);
+    agreements.push_back(token.same_top ? 1.0 : 0.0);
+  }
+  const Mean mean_kl = MeanOf(kl);
+  const Mean agreement = MeanOf(agreements);
+  const Mean log_ratio = MeanOf(differences);
+  result.mean_kl = mean_kl.mean;
+  result.kl_standard_error = mean_kl.standard_error;
+  result.top1_agreement = agreement.mean;
+  result.top1_standard_error = agreement.standard_error;
+  result.log_ratio = log_ratio.mean;
+  result.log_ratio_standard_error = log_ratio.standard_error;
+  result.median_kl = Quantile(kl, 0.5);
+  result.kl_99 = Quantile(kl, 0.99);
+  result.max_kl = Quantile(kl, 1.0);
+  return result;
+}
+
+}  // namespace
+
+Batch MakePrefillBatch(std::span<const std::vector<int32_t>> sequences, int64_t block_size) {
+  BatchBuilder builder;
+  std::vector<int32_t> blocks;
+  int32_t next_block = 0;
+  for (const std::vector<int32_t>& sequence : sequences) {
+    const int64_t length = static_cast<int64_t>(sequence.size());
+    blocks.resize(static_cast<size_t>(BlocksFor(length, block_size)));
+    std::iota(blocks.begin(), blocks.end(), next_block);
+    next_block += static_cast<int32_t>(blocks.size());
+    builder.Add(sequence, 0, blocks, length);
+  }
+  return builder.Take();
+}
+
+std::vector<std::vector<TokenScore>> ScoreSequences(Mixtral& model,
+                                                    std::span<const std::vector<int32_t>> sequences,
+                                                    const ScoringProgress& progress,
+                                                    std::span<const int64_t> first_scored) {
+  const ScoringRun run(model.config(), sequences, first_scored, model.max_tokens());
+  std::vector<std::vector<TokenScore>> scores(sequences.size());
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    const int64_t count = static_cast<int64_t>(sequences[i].size()) - run.FirstScored(i);
+    scores[i].resize(static_cast<size_t>(std::max<int64_t>(count, 0)));
+  }
+  KvCache kv = model.MakeKvCache(run.num_blocks(), DType::kF32, kBlockSize);
+  const int64_t vocab = model.config().vocab_size;
+  Linalg& threads = model.backend().linalg();
+  run.ForEachStep(progress, [&](const Batch& batch, std::span<const Target> targets) {
+    model.Forward(batch, kv, [&](int64_t first, std::span<const float> logits) {
+      const int64_t rows = static_cast<int64_t>(logits.size()) / vocab;
+      threads.ParallelFor(rows, [&](int64_t i, int /*thread*/) {
+        const Target& target = targets[static_cast<size_t>(first + i)];
+        const std::span<const float> row = Row(logits, i, vocab);
+        const RowFigures figures = Summarize(row);
+        const int32_t token = run.TokenOf(target);
+        scores[target.sequence]
+              [static_cast<size_t>(target.index - run.FirstScored(target.sequence))] = {
+                  static_cast<double>(row[static_cast<size_t>(token)]) - figures.log_sum,
+                  token == figures.most_probable};
+      });
+    });
+  });
+  return scores;
+}
+
+Comparison CompareSequences(Mixtral& baseline, Mixtral& model,
+                            std::span<const std::vector<int32_t>> sequences,
+                            const ScoringProgress& progress,
+                            std::span<const int64_t> first_scored) {
+  const int64_t vocab = model.config().vocab_size;
+  if (baseline.config().vocab_size != vocab) {
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("the baseline has a vocabulary of {}, the model one of {}; compare models "
+                    "with the same tokenizer",
+                    baseline.config().vocab_size, vocab));
+  }
+  const ScoringRun run(model.config(), sequences, first_scored,
+                       std::min(baseline.max_tokens(), model.max_tokens()));
+  KvCache baseline_kv = baseline.MakeKvCache(run.num_blocks(), DType::kF32, kBlockSize);
+  KvCache model_kv = model.MakeKvCache(run.num_blocks(), DType::kF32, kBlockSize);
+  std::vector<float> baseline_logits;  // of one step
+  std::vector<TokenComparison> tokens;
+  Linalg& threads = model.backend().linalg();
+  run.ForEachStep(progress, [&](const Batch& batch, std::span<const Target> targets) {
+    baseline.Forward(batch, baseline_kv, baseline_logits);
+    const size_t before = tokens.size();
+    tokens.resize(before + targets.size());
+    model.Forward(batch, model_kv, [&](int64_t first, std::span<const float> logits) {
+      const int64_t rows = static_cast<int64_t>(logits.size()) / vocab;
+      threads.ParallelFor(rows, [&](int64_t i, int /*thread*/) {
+        const size_t index = static_cast<size_t>(first + i);
+        tokens[before + index] = CompareRows(Row(baseline_logits, first + i, vocab),
+                                             Row(logits, i, vocab), run.TokenOf(targets[index]));
+      });
+    });
+  });
+  return SummarizeComparison(tokens);
+}
+
+void SequenceLogits(Mixtral& model, std::span<const int32_t> sequence, const LogitVisitor& visit) {
+  const int64_t length = static_cast<int64_t>(sequence.size());
+  std::vector<int32_t> blocks(static_cast<size_t>(BlocksFor(length, kBlockSize)));
+  std::iota(blocks.begin(), blocks.end(), 0);
+  KvCache kv = model.MakeKvCache(static_cast<int64_t>(blocks.size()), DType::kF32, kBlockSize);
+  for (int64_t first = 0; first < length; first += model.max_tokens()) {
+    ThrowIfInterrupted();
+    const int64_t count = std::min(model.max_tokens(), length - first);
+    BatchBuilder builder;
+    builder.Add(sequence.subspan(static_cast<size_t>(first), static_cast<size_t>(count)), first,
+                blocks, 0);
+    model.Forward(builder.Take(), kv,
+                  [&](int64_t row, std::span<const float> logits) { visit(first + row, logits); });
+  }
+}
+
+double Perplexity::perplexity() const {
+  return tokens == 0 ? 0 : std::exp(nll / static_cast<double>(tokens));
+}
+
+Perplexity Summarize(std::span<const std::vector<TokenScore>> scores) {
+  std::vector<double> nlls;
+  for (const auto& sequence : scores) {
+    for (const TokenScore& score : sequence) nlls.push_back(-score.log_probability);
+  }
+  Perplexity result;
+  result.tokens = static_cast<int64_t>(nlls.size());
+  result.nll = std::accumulate(nlls.begin(), nlls.end(), 0.0);
+  result.standard_error = result.perplexity() * MeanOf(nlls).standard_error;
+  return result;
+}
+
+std::vector<std::vector<int32_t>> MakeWindows(std::span<const int32_t> ids, int32_t bos,
+                                              int64_t window, int64_t stride,
+                                              std::vector<int64_t>* first_scored) {
+  const bool has_bos = bos >= 0;
+  const int64_t capacity = has_bos ? window - 1 : window;  // ids a window holds
+  const int64_t most_new = window - 1;                     // ids a window can predict
+  if (most_new < 1) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("--window: expected at least 2 tokens, found {}", window));
+  }
+  if (stride < 0 || stride > most_new) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("--stride: expected 1 to {} (window - 1), found {}", most_new, stride));
+  }
+  const int64_t step = stride == 0 ? most_new : stride;
+  const int64_t count = static_cast<int64_t>(ids.size());
+  int64_t predicted = has_bos ? 0 : 1;  // ids [0, predicted) are done
+  if (count <= predicted) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("the text has {} tokens, too few to predict any", count));
+  }
+
+  std::vector<std::vector<int32_t>> windows;
+  first_scored->clear();
+  while (predicted < count) {
+    // The first window predicts all it can; each later one `step` ids behind a full context.
+    const int64_t reach = predicted + (windows.empty() ? most_new : step);
+    const int64_t end = std::min(reach, count);
+    const int64_t begin = std::max<int64_t>(reach - capacity, 0);
+    std::vector<int32_t> tokens;
+    if (has_bos) tokens.push_back(bos);
+    tokens.insert(tokens.end(), ids.begin() + begin, ids.begin() + end);
+    first_scored->push_back(static_cast<int64_t>(tokens.size()) - (end - predicted));
+    windows.push_back(std::move(tokens));
+    predicted = end;
+  }
+  return windows;
+}
+
+}  // namespace nibble
