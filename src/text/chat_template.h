@@ -8,14 +8,15 @@
 
 namespace nibble {
 
-// A model's Jinja chat template: messages → prompt text, rendered as transformers does (trim_blocks,
-// lstrip_blocks, raise_exception, strftime_now, tojson without HTML escapes).
+// A model's Jinja chat template: messages → prompt text, rendered as transformers does
+// (trim_blocks, lstrip_blocks, raise_exception, strftime_now, tojson without HTML escapes).
 class ChatTemplate {
  public:
-  // chat_template.jinja, chat_template.json or tokenizer_config.json's chat_template (the "default" one
-  // of a list). Throws kNotFound if the model has none.
+  // chat_template.jinja, chat_template.json or tokenizer_config.json's chat_template (the "default"
+  // one of a list). Throws kNotFound if the model has none.
   static ChatTemplate Load(const std::filesystem::path& directory);
-  ChatTemplate(std::string source, std::string bos_token, std::string eos_token);  // kInvalidData: syntax
+  ChatTemplate(std::string source, std::string bos_token,
+               std::string eos_token);  // kInvalidData: syntax
   ChatTemplate(ChatTemplate&&) noexcept;
   ~ChatTemplate();
 

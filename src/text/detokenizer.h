@@ -20,11 +20,14 @@ class Detokenizer {
   bool stopped() const { return stopped_; }
 
  private:
+  std::string Release();
+
   const Tokenizer* tokenizer_;
   std::vector<std::string> stop_strings_;
   bool skip_special_tokens_;
   std::vector<int32_t> tokens_;
-  size_t prefix_begin_ = 0;  // window of tokens decoded together, so that context-dependent spaces are right
+  size_t prefix_begin_ =
+      0;  // window of tokens decoded together, so that context-dependent spaces are right
   size_t prefix_end_ = 0;
   std::string held_;  // decoded, not yet returned: could be the start of a stop string
   bool stopped_ = false;

@@ -11,11 +11,12 @@
 
 namespace nibble {
 
-// Text ↔ token ids, as the `tokenizers` library does it. Immutable after load; safe to share by threads.
+// Text ↔ token ids, as the `tokenizers` library does it. Immutable after load; safe to share by
+// threads.
 class Tokenizer {
  public:
-  // From a model directory: tokenizer.json, or else a SentencePiece `tokenizer.model` converted on the
-  // fly. Reads tokenizer_config.json for special tokens and add_bos/add_eos. Throws kNotFound,
+  // From a model directory: tokenizer.json, or else a SentencePiece `tokenizer.model` converted on
+  // the fly. Reads tokenizer_config.json for special tokens and add_bos/add_eos. Throws kNotFound,
   // kInvalidData or kUnsupported (a model type that cannot be converted) naming the file.
   static Tokenizer Load(const std::filesystem::path& directory);
   static Tokenizer LoadFile(const std::filesystem::path& file);  // tokenizer.json or *.model
