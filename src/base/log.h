@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <string_view>
+#include <utility>
 
 // One-line structured logs on stderr: an event name, then key=value pairs. stdout is for results.
 namespace nibble {
@@ -15,15 +16,18 @@ void Log(LogLevel level, std::string_view line);
 
 template <typename... Args>
 void LogDebug(fmt::format_string<Args...> format, Args&&... args) {
-  if (GetLogLevel() <= LogLevel::kDebug) Log(LogLevel::kDebug, fmt::format(format, args...));
+  if (GetLogLevel() <= LogLevel::kDebug)
+    Log(LogLevel::kDebug, fmt::format(format, std::forward<Args>(args)...));
 }
 template <typename... Args>
 void LogInfo(fmt::format_string<Args...> format, Args&&... args) {
-  if (GetLogLevel() <= LogLevel::kInfo) Log(LogLevel::kInfo, fmt::format(format, args...));
+  if (GetLogLevel() <= LogLevel::kInfo)
+    Log(LogLevel::kInfo, fmt::format(format, std::forward<Args>(args)...));
 }
 template <typename... Args>
 void LogWarning(fmt::format_string<Args...> format, Args&&... args) {
-  if (GetLogLevel() <= LogLevel::kWarning) Log(LogLevel::kWarning, fmt::format(format, args...));
+  if (GetLogLevel() <= LogLevel::kWarning)
+    Log(LogLevel::kWarning, fmt::format(format, std::forward<Args>(args)...));
 }
 
 }  // namespace nibble

@@ -66,6 +66,9 @@ class TextTable {
 };
 
 // The commands, in the order of --help.
+void AddGenerateCommand(CLI::App& app, RunCommand& run);
+void AddPerplexityCommand(CLI::App& app, RunCommand& run);
+void AddLogitsCommand(CLI::App& app, RunCommand& run);
 void AddInspectCommand(CLI::App& app, RunCommand& run);
 void AddVerifyCommand(CLI::App& app, RunCommand& run);
 void AddCompletionCommand(CLI::App& app, RunCommand& run);

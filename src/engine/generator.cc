@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/interrupt.h"
 #include "engine/block_pool.h"
+#include "model/batch_builder.h"
 #include "nibble/error.h"
 #include "text/detokenizer.h"
 
@@ -15,8 +16,6 @@ namespace nibble {
 namespace {
 
 constexpr int64_t kBlockSize = 16;
-
-int64_t BlocksFor(int64_t num_tokens) { return (num_tokens + kBlockSize - 1) / kBlockSize; }
 
 // The running state of one request.
 struct Sequence {
@@ -42,10 +41,9 @@ class Run {
         requests_(requests),
         options_(options),
         callback_(callback),
-        kv_(model.MakeKvCache(num_blocks, options.kv_dtype)),
+        kv_(model.MakeKvCache(num_blocks, options.kv_dtype, kBlockSize)),
         pool_(num_blocks),
         results_(requests.size()) {
-    NIBBLE_CHECK(kv_.block_size() == kBlockSize);
     sequences_.resize(requests.size());
     for (size_t i = 0; i < requests.size(); ++i) {
       Sequence& sequence = sequences_[i];
@@ -76,7 +74,7 @@ class Run {
 
   // Grows the sequence's block table to `num_tokens`; false when the pool is dry.
   bool Reserve(Sequence& sequence, int64_t num_tokens) {
-    while (static_cast<int64_t>(sequence.blocks.size()) < BlocksFor(num_tokens)) {
+    while (static_cast<int64_t>(sequence.blocks.size()) < BlocksFor(num_tokens, kBlockSize)) {
       const std::optional<int32_t> block = pool_.Allocate();
       if (!block) return false;
       sequence.blocks.push_back(*block);
@@ -135,24 +133,15 @@ class Run {
   }
 
   static Batch MakeBatch(const std::vector<Scheduled>& plan) {
-    Batch batch;
-    batch.starts.push_back(0);
+    BatchBuilder builder;
     for (const auto& [sequence, count] : plan) {
-      batch.max_blocks = std::max(batch.max_blocks, static_cast<int32_t>(sequence->blocks.size()));
+      // Only the last token of all that is known has something new to predict.
+      const int64_t first_logit = count == sequence->pending() ? count - 1 : count;
+      builder.Add(std::span(sequence->tokens)
+                      .subspan(static_cast<size_t>(sequence->computed), static_cast<size_t>(count)),
+                  sequence->computed, sequence->blocks, first_logit);
     }
-    for (const auto& [sequence, count] : plan) {
-      for (int64_t i = 0; i < count; ++i) {
-        batch.tokens.push_back(sequence->tokens[static_cast<size_t>(sequence->computed + i)]);
-        batch.positions.push_back(static_cast<int32_t>(sequence->computed + i));
-      }
-      batch.starts.push_back(static_cast<int32_t>(batch.tokens.size()));
-      batch.context_lengths.push_back(static_cast<int32_t>(sequence->computed + count));
-      std::vector<int32_t> blocks = sequence->blocks;
-      blocks.resize(static_cast<size_t>(batch.max_blocks), 0);
-      batch.block_table.insert(batch.block_table.end(), blocks.begin(), blocks.end());
-      if (count == sequence->pending()) batch.logit_rows.push_back(batch.starts.back() - 1);
-    }
-    return batch;
+    return builder.Take();
   }
 
   void Step() {
@@ -249,7 +238,7 @@ int64_t CheckRequests(const Mixtral& model, const Tokenizer* tokenizer,
       }
     }
     const int64_t output = std::min(params.max_tokens, config.max_positions - length);
-    largest = std::max(largest, BlocksFor(length + output));
+    largest = std::max(largest, BlocksFor(length + output, kBlockSize));
   }
   return largest;
 }

@@ -1,0 +1,252 @@
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+#include <memory>
+
+#include "cli/loaded_model.h"
+#include "data/table.h"
+#include "engine/generator.h"
+#include "nibble/error.h"
+#include "text/chat_template.h"
+
+namespace nibble {
+namespace {
+
+struct GenerateOptions {
+  std::string model;
+  std::vector<std::string> prompts;
+  std::string prompts_file;
+  bool chat = false;
+  std::string system;
+  SamplingParams sampling;
+  int64_t seed = 0;
+  std::string kv_cache_dtype = "fp32";
+  DeviceOptions device;
+  bool json = false;
+};
+
+// One prompt a line, or JSON lines with a "prompt" column.
+std::vector<std::string> ReadPrompts(const std::string& path) {
+  std::vector<std::string> prompts;
+  if (path.find(".json") != std::string::npos || path.find(".parquet") != std::string::npos) {
+    ReadTable(path, [&](const Row& row) {
+      prompts.push_back(GetRequired<std::string>(row.value, "prompt", row.where));
+    });
+  } else {
+    const std::string text = ReadText(path);
+    for (size_t begin = 0; begin < text.size();) {
+      const size_t end = std::min(text.find('\n', begin), text.size());
+      std::string line = text.substr(begin, end - begin);
+      if (line.ends_with('\r')) line.pop_back();
+      if (!line.empty()) prompts.push_back(std::move(line));
+      begin = end + 1;
+    }
+  }
+  if (prompts.empty()) throw Error(ErrorCode::kInvalidData, path + ": no prompts in it");
+  return prompts;
+}
+
+void Write(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
+// Counts tokens and time of one Generate call, and tells them on stderr.
+class Stopwatch {
+ public:
+  void Token() {
+    if (tokens_++ == 0) first_ = std::chrono::steady_clock::now();
+  }
+  double seconds() const { return Since(start_, std::chrono::steady_clock::now()); }
+  double first_token_seconds() const { return tokens_ == 0 ? 0 : Since(start_, first_); }
+  int64_t tokens() const { return tokens_; }
+  // Of the tokens after the first step, which the prompt dominates.
+  double tokens_per_second() const {
+    const double rest = seconds() - first_token_seconds();
+    return tokens_ > 1 && rest > 0 ? static_cast<double>(tokens_ - 1) / rest : 0;
+  }
+
+ private:
+  using Time = std::chrono::steady_clock::time_point;
+  static double Since(Time begin, Time end) {
+    return std::chrono::duration<double>(end - begin).count();
+  }
+
+  Time start_ = std::chrono::steady_clock::now();
+  Time first_ = start_;
+  int64_t tokens_ = 0;
+};
+
+class GenerateRun {
+ public:
+  explicit GenerateRun(const GenerateOptions& options)
+      : options_(options), loaded_(options.model, options.device, kMaxBatchTokens) {
+    generator_.max_batch_tokens = kMaxBatchTokens;
+    generator_.kv_dtype = options.kv_cache_dtype == "bf16" ? DType::kBF16 : DType::kF32;
+    generator_.end_ids = loaded_.EndIds();
+  }
+
+  int Prompts(const std::vector<std::string>& prompts) {
+    std::vector<GenerationRequest> requests;
+    for (const std::string& prompt : prompts) {
+      requests.push_back({loaded_.Encode(prompt, true), options_.sampling});
+    }
+    const bool stream = prompts.size() == 1 && !options_.json;
+    Stopwatch watch;
+    const std::vector<Generation> results =
+        Generate(loaded_.model(), &loaded_.tokenizer(), requests, generator_,
+                 [&](size_t, int32_t, const std::string& delta) {
+                   watch.Token();
+                   if (stream) Write(delta);
+                 });
+    if (options_.json) {
+      PrintResults(prompts, requests, results, watch);
+    } else if (stream) {
+      Write("\n");
+    } else {
+      for (size_t i = 0; i < prompts.size(); ++i)
+        Write(fmt::format("[{}] {}{}\n", i, prompts[i], results[i].text));
+    }
+    Report(watch);
+    return kExitSuccess;
+  }
+
+  // Turns on stdin, answers on stdout, until the end of input.
+  int Chat() {
+    const ChatTemplate chat_template = ChatTemplate::Load(options_.model);
+    Json messages = Json::array();
+    if (!options_.system.empty())
+      messages.push_back({{"role", "system"}, {"content", options_.system}});
+    std::string line;
+    for (;;) {
+      std::fputs("> ", stderr);
+      if (!std::getline(std::cin, line)) break;
+      if (line.empty()) continue;
+      messages.push_back({{"role", "user"}, {"content", line}});
+      // The template writes BOS itself.
+      const std::vector<GenerationRequest> request = {
+          {loaded_.Encode(chat_template.Render(messages, true), false), options_.sampling}};
+      Stopwatch watch;
+      const std::vector<Generation> result =
+          Generate(loaded_.model(), &loaded_.tokenizer(), request, generator_,
+                   [&](size_t, int32_t, const std::string& delta) {
+                     watch.Token();
+                     if (!options_.json) Write(delta);
+                   });
+      if (!options_.json) Write("\n");
+      messages.push_back({{"role", "assistant"}, {"content", result.front().text}});
+      Report(watch);
+    }
+    std::fputc('\n', stderr);
+    if (options_.json) PrintJson({{"messages", messages}});
+    return kExitSuccess;
+  }
+
+ private:
+  static constexpr int64_t kMaxBatchTokens = 512;
+
+  static void Report(const Stopwatch& watch) {
+    fmt::print(stderr, "{} tokens in {:.2f} s, first after {:.3f} s, then {:.1f} tokens/s\n",
+               watch.tokens(), watch.seconds(), watch.first_token_seconds(),
+               watch.tokens_per_second());
+  }
+
+  static void PrintResults(const std::vector<std::string>& prompts,
+                           const std::vector<GenerationRequest>& requests,
+                           const std::vector<Generation>& results, const Stopwatch& watch) {
+    Json generations = Json::array();
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      generations.push_back(
+          {{"prompt", prompts[i]},
+           {"prompt_tokens", requests[i].prompt.size()},
+           {"text", results[i].text},
+           {"tokens", results[i].tokens},
+           {"log_probabilities", results[i].log_probabilities},
+           {"finish_reason", results[i].finish == FinishReason::kStop ? "stop" : "length"}});
+    }
+    PrintJson({{"generations", generations},
+               {"seconds", watch.seconds()},
+               {"first_token_seconds", watch.first_token_seconds()},
+               {"tokens_per_second", watch.tokens_per_second()}});
+  }
+
+  const GenerateOptions& options_;
+  LoadedModel loaded_;
+  GeneratorOptions generator_;
+};
+
+int RunGenerate(GenerateOptions options) {
+  options.sampling.seed = options.seed;
+  std::vector<std::string> prompts = options.prompts;
+  if (!options.prompts_file.empty()) prompts = ReadPrompts(options.prompts_file);
+  if (prompts.empty() && !options.chat) {
+    throw Error(ErrorCode::kInvalidArgument, "give --prompt TEXT, --prompts FILE or --chat");
+  }
+  GenerateRun run(options);
+  return options.chat ? run.Chat() : run.Prompts(prompts);
+}
+
+}  // namespace
+
+void AddGenerateCommand(CLI::App& app, RunCommand& run) {
+  auto options = std::make_shared<GenerateOptions>();
+  options->sampling.temperature = 0;
+  options->sampling.max_tokens = 128;
+  SamplingParams& sampling = options->sampling;
+  CLI::App* command = AddSubcommand(app, "generate", "Continue prompts, or chat",
+                                    "nibble generate demo/tinymix --prompt \"Once upon a time\" "
+                                    "--max-tokens 64 --temperature 0.8 --seed 7");
+  command->add_option("model", options->model, "Checkpoint directory, dense or quantized")
+      ->required();
+  CLI::Option* prompt =
+      command->add_option("--prompt", options->prompts, "Text to continue; may be given again");
+  CLI::Option* file =
+      command->add_option("--prompts", options->prompts_file,
+                          "File of prompts: one a line, or JSON lines with \"prompt\"");
+  CLI::Option* chat = command->add_flag("--chat", options->chat,
+                                        "Take turns from standard input through the chat template");
+  prompt->excludes(file)->excludes(chat);
+  file->excludes(chat);
+  command->add_option("--system", options->system, "System message of a chat")->needs(chat);
+  command->add_option("--max-tokens", sampling.max_tokens, "Tokens to generate at most")
+      ->capture_default_str();
+  command->add_option("--min-tokens", sampling.min_tokens, "Tokens before an end is allowed")
+      ->capture_default_str();
+  command->add_option("--temperature", sampling.temperature, "0: always the most probable token")
+      ->capture_default_str();
+  command
+      ->add_option("--top-p", sampling.top_p,
+                   "Keep the most probable tokens that make up this share")
+      ->capture_default_str();
+  command->add_option("--top-k", sampling.top_k, "Keep the k most probable tokens (0: all)")
+      ->capture_default_str();
+  command
+      ->add_option("--min-p", sampling.min_p,
+                   "Drop tokens below this share of the most probable one")
+      ->capture_default_str();
+  command
+      ->add_option("--repetition-penalty", sampling.repetition_penalty,
+                   "Above 1: less of what prompt and output hold")
+      ->capture_default_str();
+  command
+      ->add_option("--presence-penalty", sampling.presence_penalty,
+                   "Taken from logits of tokens in the output")
+      ->capture_default_str();
+  command
+      ->add_option("--frequency-penalty", sampling.frequency_penalty,
+                   "The same, for each time they occur")
+      ->capture_default_str();
+  command->add_option("--stop", sampling.stop, "Text that ends the output; may be given again");
+  command->add_flag("--ignore-eos", sampling.ignore_eos, "Go on after an end-of-sequence token");
+  command->add_option("--seed", options->seed, "Of the random draws")->capture_default_str();
+  command->add_option("--kv-cache-dtype", options->kv_cache_dtype, "Type of cached keys and values")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
+  AddDeviceOptions(*command, options->device);
+  AddJsonFlag(*command, options->json);
+  command->callback([options, &run] { run = [options] { return RunGenerate(*options); }; });
+}
+
+}  // namespace nibble

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "cli/command.h"
+#include "model/mixtral.h"
+#include "text/tokenizer.h"
+
+namespace nibble {
+
+// A checkpoint directory made ready to run: what every command that computes needs.
+class LoadedModel {
+ public:
+  // `max_tokens` bounds a step.
+  LoadedModel(const std::string& directory, const DeviceOptions& device, int64_t max_tokens);
+
+  const std::string& directory() const { return directory_; }
+  Mixtral& model() { return *model_; }
+  const ModelConfig& config() const { return model_->config(); }
+  double load_seconds() const { return load_seconds_; }
+
+  // Loaded on first use: some commands work on token ids alone.
+  const Tokenizer& tokenizer();
+
+  // Encodes, and refuses ids the model's vocabulary does not have.
+  std::vector<int32_t> Encode(const std::string& text, bool add_special_tokens);
+
+  // End-of-sequence ids of config.json and generation_config.json.
+  std::vector<int32_t> EndIds() const;
+
+ private:
+  std::string directory_;
+  double load_seconds_ = 0;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Mixtral> model_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+};
+
+}  // namespace nibble
