@@ -6,8 +6,8 @@
 namespace nibble {
 
 // Dense algebra of GPTQ on host matrices, row-major float. Deterministic: work is cut into tiles of
-// fixed size, so that results do not depend on the number of threads, nor on whether a call comes from
-// inside a ParallelFor body (where it runs on that one thread).
+// fixed size, so that results do not depend on the number of threads, nor on whether a call comes
+// from inside a ParallelFor body (where it runs on that one thread).
 class Linalg {
  public:
   virtual ~Linalg() = default;
@@ -17,9 +17,9 @@ class Linalg {
   //   h  [cols, cols]
   virtual void GramUpdate(const float* x, int64_t rows, int64_t cols, float* h) = 0;
 
-  // Replaces the upper triangle of H by the upper Cholesky factor U of its inverse, H^-1 = U^T U; the
-  // strict lower triangle is neither read nor written. Returns -1 on success, else the index of a row
-  // whose pivot was not positive (or not finite); the upper triangle is then unspecified.
+  // Replaces the upper triangle of H by the upper Cholesky factor U of its inverse, H^-1 = U^T U;
+  // the strict lower triangle is neither read nor written. Returns -1 on success, else the index of
+  // a row whose pivot was not positive (or not finite); the upper triangle is then unspecified.
   virtual int64_t InverseCholesky(float* h, int64_t n) = 0;
 
   // C[m, n] += alpha * A^T B, with A [k, m] and B [k, n]; leading dimensions given.
@@ -28,7 +28,8 @@ class Linalg {
                                      int64_t k) = 0;
 
   // Runs body(index, thread) for each index in [0, count) on the backend's threads; `thread` is in
-  // [0, num_threads()) and may pick a scratch buffer. Must not nest.
+  // [0, num_threads()) and may pick a scratch buffer. Inside a body it is a plain loop on that
+  // thread, with thread 0.
   virtual void ParallelFor(int64_t count,
                            const std::function<void(int64_t index, int thread)>& body) = 0;
 
