@@ -41,7 +41,7 @@ class Builder : public nlohmann::json_sax<Json> {
   bool key(string_t& value) override {
     if (!open_.back().keys.insert(value).second) {
       throw Error(ErrorCode::kInvalidData,
-                  fmt::format("{}: duplicate key \"{}\"", where_, Utf8Prefix(value, kMaxQuoted)));
+                  fmt::format("{}: duplicate key {}", where_, Quoted(value)));
     }
     key_ = std::move(value);
     return true;

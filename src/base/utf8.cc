@@ -1,5 +1,7 @@
 #include "base/utf8.h"
 
+#include <fmt/format.h>
+
 #include <cstdint>
 
 namespace nibble {
@@ -53,6 +55,20 @@ std::string_view Utf8Prefix(std::string_view text, size_t max_bytes) {
   if (text.size() <= max_bytes) return text;
   while (max_bytes > 0 && (static_cast<uint8_t>(text[max_bytes]) & 0xc0) == 0x80) --max_bytes;
   return text.substr(0, max_bytes);
+}
+
+std::string Quoted(std::string_view text) {
+  const std::string_view shown = Utf8Prefix(text, 200);
+  std::string quoted = "\"";
+  for (const char c : shown) {
+    const auto byte = static_cast<uint8_t>(c);
+    if (byte < 0x20 || byte == 0x7f) {
+      quoted += fmt::format("\\x{:02x}", byte);
+    } else {
+      quoted += c;
+    }
+  }
+  return quoted + (shown.size() < text.size() ? "…\"" : "\"");
 }
 
 }  // namespace nibble

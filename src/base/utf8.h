@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 #include <string_view>
 
 namespace nibble {
@@ -18,5 +19,9 @@ bool IsValidUtf8(std::string_view text);
 
 // The longest prefix of at most `max_bytes` bytes that does not cut a character. For messages.
 std::string_view Utf8Prefix(std::string_view text, size_t max_bytes);
+
+// Someone else's text (a tensor name, a key) for a message: in double quotes, control characters as
+// \xNN, cut after about 200 bytes.
+std::string Quoted(std::string_view text);
 
 }  // namespace nibble

@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/progress.h"
 #include "base/sha256.h"
+#include "checkpoint/safetensors.h"
 #include "nibble/error.h"
 
 namespace nibble {
@@ -137,32 +138,15 @@ std::vector<ShardPlan> PlanShards(const std::vector<UnitPlan>& units, int64_t ma
     shard.file = shards.size() == 1
                      ? "model.safetensors"
                      : fmt::format("model-{:05}-of-{:05}.safetensors", s + 1, shards.size());
-    std::vector<const TensorPlan*> tensors;
+    std::vector<SafetensorsEntry> entries;
     for (int64_t u = shard.first_unit; u < shard.last_unit; ++u) {
-      for (const TensorPlan& tensor : units[static_cast<size_t>(u)].tensors)
-        tensors.push_back(&tensor);
+      for (const TensorPlan& tensor : units[static_cast<size_t>(u)].tensors) {
+        entries.push_back({tensor.name, tensor.dtype, tensor.shape, 0, 0});
+      }
     }
-    std::sort(tensors.begin(), tensors.end(), [](const TensorPlan* a, const TensorPlan* b) {
-      const int64_t size_a = DTypeSize(a->dtype), size_b = DTypeSize(b->dtype);
-      return size_a != size_b ? size_a > size_b : a->name < b->name;
-    });
-    Json header = {{"__metadata__", {{"format", "pt"}}}};
-    int64_t offset = 0;
-    for (const TensorPlan* tensor : tensors) {
-      Json shape = Json::array();
-      for (const int64_t dim : tensor->shape.dims()) shape.push_back(dim);
-      header[tensor->name] = {{"dtype", DTypeName(tensor->dtype)},
-                              {"shape", shape},
-                              {"data_offsets", {offset, offset + SizeBytes(*tensor)}}};
-      offset += SizeBytes(*tensor);
-    }
-    std::string json = header.dump();
-    json.resize((json.size() + 7) / 8 * 8, ' ');
-    const uint64_t length = json.size();
-    for (int byte = 0; byte < 8; ++byte)
-      shard.header += static_cast<char>((length >> (8 * byte)) & 0xff);
-    shard.header += json;
-    shard.size_bytes = static_cast<int64_t>(shard.header.size()) + offset;
+    shard.header = LayOutSafetensors(entries);
+    shard.size_bytes = static_cast<int64_t>(shard.header.size());
+    if (!entries.empty()) shard.size_bytes += entries.back().end;
   }
   return shards;
 }
@@ -207,11 +191,10 @@ void CheckpointWriter::State::PlaceTensors() {
       NIBBLE_CHECK(plans.emplace(tensor.name, &tensor).second);
   }
   for (size_t s = 0; s < shards.size(); ++s) {
-    const std::string& header = shards[s].header;
-    for (const auto& [name, entry] : Json::parse(header.substr(8)).items()) {
-      if (name == "__metadata__") continue;
-      const int64_t begin = entry["data_offsets"][0].get<int64_t>();
-      places[name] = {s, static_cast<int64_t>(header.size()) + begin, plans.at(name)};
+    const SafetensorsHeader header = ParseSafetensorsHeader(
+        std::as_bytes(std::span(shards[s].header)), shards[s].size_bytes, shards[s].file);
+    for (const SafetensorsEntry& entry : header.entries) {
+      places[entry.name] = {s, header.data_offset + entry.begin, plans.at(entry.name)};
     }
   }
 }

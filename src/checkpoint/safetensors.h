@@ -10,6 +10,7 @@
 
 #include "tensor/tensor.h"
 
+// Source: docs/formats.md#safetensors.
 namespace nibble {
 
 // One tensor of a safetensors file: where it lies, counted from the start of the data buffer.
@@ -27,14 +28,21 @@ struct SafetensorsHeader {
   int64_t data_offset = 0;  // of the data buffer in the file
 };
 
-// Reads the header at the start of `file` (the whole file, or at least its header; `file_size` is the
-// true size). Any bytes give a header or Error(kInvalidData) naming `where` and the tensor: lengths,
-// overlaps, holes, duplicates, dtype, shape overflow and file size are all checked.
+// Reads the header at the start of `file` (the whole file, or at least its header; `file_size` is
+// the true size). Any bytes give a header, or Error naming `where` and the tensor: kInvalidData for
+// lengths, overlaps, holes, duplicates, shape overflow and file size, kUnsupported for an element
+// type nibble does not know. Time is n log n and memory a small multiple of the header, itself at
+// most 100 MB. Data may be misaligned for its type: files older than 2023 did not pad the header.
 SafetensorsHeader ParseSafetensorsHeader(std::span<const std::byte> file, int64_t file_size,
                                          const std::string& where);
 
-// Writes one file atomically. Tensors are laid out by descending alignment, then name; the header is
-// padded to 8 bytes, with metadata {"format": "pt"}. Views must live through the call.
+// Decides where tensors lie in a file to be written: sorts `entries` by descending element size,
+// then name, so that each is aligned, and sets begin and end. Returns the first bytes of the file
+// (length, JSON, padding to 8), with metadata {"format": "pt"}. Throws kInvalidArgument for a name
+// given twice.
+std::string LayOutSafetensors(std::vector<SafetensorsEntry>& entries);
+
+// Writes one file atomically in that layout. Views must live through the call.
 void WriteSafetensors(const std::filesystem::path& path,
                       const std::vector<std::pair<std::string, TensorView>>& tensors);
 

@@ -1,0 +1,342 @@
+#include "checkpoint/checkpoint.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <set>
+
+#include "base/check.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/utf8.h"
+#include "checkpoint/safetensors.h"
+#include "nibble/error.h"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr char kSingleFile[] = "model.safetensors";
+constexpr char kIndexFile[] = "model.safetensors.index.json";
+
+Error Invalid(const std::string& where, const std::string& what) {
+  return Error(ErrorCode::kInvalidData, where + ": " + what);
+}
+
+bool IsFloat(DType dtype) {
+  return dtype == DType::kBF16 || dtype == DType::kF16 || dtype == DType::kF32;
+}
+
+std::string Described(const TensorView& view) {
+  return fmt::format("{} {}", DTypeName(view.dtype()), view.shape().ToString());
+}
+
+// What else lies in a folder without model.safetensors, for the error that says so.
+Error NoWeights(const fs::path& directory) {
+  std::string found;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("model-") && name.ends_with(".safetensors")) {
+      return Error(ErrorCode::kNotFound,
+                   fmt::format("{}: {} is missing, though shards such as {} are there; fetch it",
+                               directory.string(), kIndexFile, name));
+    }
+    if (name.starts_with("consolidated") || name.ends_with(".bin") || name.ends_with(".pt")) {
+      found = name;
+    }
+  }
+  return Error(ErrorCode::kNotFound,
+               fmt::format("{}: expected {} or {}{}", directory.string(), kSingleFile, kIndexFile,
+                           found.empty() ? ", found neither"
+                                         : fmt::format("; {} is another layout, which nibble does "
+                                                       "not read",
+                                                       Quoted(found))));
+}
+
+// tensor → shard file, as the index says.
+std::map<std::string, std::string> ReadIndex(const fs::path& path) {
+  const std::string where = path.string();
+  const Json index = ReadJsonFile(where);
+  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
+    throw Invalid(where, "expected an object \"weight_map\" from tensors to files");
+  }
+  std::map<std::string, std::string> files;
+  for (const auto& [name, file] : index["weight_map"].items()) {
+    if (!file.is_string()) {
+      throw Invalid(where, fmt::format("weight_map: {}: expected a file name", Quoted(name)));
+    }
+    auto text = file.get<std::string>();
+    // The shards lie beside the index: a path elsewhere is a mistake or an attack.
+    if (text.empty() || text == "." || text == ".." || text.find('/') != std::string::npos ||
+        text.find('\0') != std::string::npos) {
+      throw Invalid(where, fmt::format("weight_map: {}: {} is not a plain file name", Quoted(name),
+                                       Quoted(text)));
+    }
+    files.emplace(name, std::move(text));
+  }
+  return files;
+}
+
+}  // namespace
+
+struct Checkpoint::State {
+  struct Place {
+    size_t shard = 0;
+    TensorView view;
+    bool aligned = true;
+  };
+
+  fs::path directory;
+  ModelConfig config;
+  std::optional<QuantConfig> quant_config;
+  std::vector<MappedFile> shards;
+  std::map<std::string, Place, std::less<>> places;
+  int64_t total_bytes = 0;
+
+  // Tensors of files whose header was not padded, copied on first use to where their type may
+  // stand.
+  std::mutex copies_mutex;
+  std::map<std::string, Tensor, std::less<>> copies;  // guarded by copies_mutex
+
+  void AddShard(const std::string& file);
+  const Place& Find(std::string_view name) const;
+  TensorView View(std::string_view name);
+  const MappedFile* MappingOf(const TensorView& view) const;
+};
+
+void Checkpoint::State::AddShard(const std::string& file) {
+  const fs::path path = directory / file;
+  if (!fs::exists(path)) {
+    throw Error(ErrorCode::kNotFound,
+                fmt::format("{}: no such file, though {} names it; fetch the missing shard",
+                            path.string(), kIndexFile));
+  }
+  const size_t shard = shards.size();
+  shards.emplace_back(path);
+  const std::span<const std::byte> bytes = shards.back().bytes();
+  const SafetensorsHeader header =
+      ParseSafetensorsHeader(bytes, static_cast<int64_t>(bytes.size()), path.string());
+  bool misaligned = false;
+  for (const SafetensorsEntry& entry : header.entries) {
+    const int64_t offset = header.data_offset + entry.begin;  // the mapping itself is page-aligned
+    const bool aligned = offset % DTypeSize(entry.dtype) == 0;
+    misaligned |= !aligned;
+    const TensorView view(bytes.data() + offset, entry.dtype, entry.shape);
+    const auto [place, fresh] = places.emplace(entry.name, Place{shard, view, aligned});
+    if (!fresh) {
+      throw Invalid(directory.string(),
+                    fmt::format("tensor {} is in two shards: {} and {}", Quoted(entry.name),
+                                shards[place->second.shard].path().filename().string(), file));
+    }
+    total_bytes += entry.end - entry.begin;
+  }
+  if (misaligned) {
+    LogWarning("misaligned_shard file={} effect=\"its tensors are copied to memory when used\"",
+               path.string());
+  }
+}
+
+const Checkpoint::State::Place& Checkpoint::State::Find(std::string_view name) const {
+  const auto found = places.find(name);
+  if (found == places.end()) {
+    throw Error(ErrorCode::kNotFound,
+                fmt::format("{}: no tensor {}", directory.string(), Quoted(name)));
+  }
+  return found->second;
+}
+
+TensorView Checkpoint::State::View(std::string_view name) {
+  const Place& place = Find(name);
+  if (place.aligned) return place.view;
+  const std::scoped_lock lock(copies_mutex);
+  auto copy = copies.find(name);
+  if (copy == copies.end()) copy = copies.emplace(name, Tensor::Copy(place.view)).first;
+  return copy->second.view();
+}
+
+const MappedFile* Checkpoint::State::MappingOf(const TensorView& view) const {
+  for (const MappedFile& shard : shards) {
+    const std::byte* begin = shard.bytes().data();
+    if (std::less_equal<>()(begin, view.data()) &&
+        std::less_equal<>()(view.data() + view.size_bytes(), begin + shard.bytes().size())) {
+      return &shard;
+    }
+  }
+  return nullptr;  // a copy
+}
+
+Checkpoint::Checkpoint(const fs::path& directory) : state_(std::make_unique<State>()) {
+  State& state = *state_;
+  state.directory = directory;
+  std::error_code failure;
+  if (!fs::is_directory(directory, failure)) {
+    throw Error(ErrorCode::kNotFound, directory.string() + ": expected a model directory, found " +
+                                          (fs::exists(directory, failure) ? "a file" : "nothing"));
+  }
+  state.config = ReadModelConfig(directory);
+  state.quant_config = ParseQuantConfig(state.config.raw, (directory / "config.json").string());
+
+  // As transformers does: the single file goes before the index.
+  if (fs::exists(directory / kSingleFile)) {
+    state.AddShard(kSingleFile);
+    return;
+  }
+  const fs::path index_path = directory / kIndexFile;
+  if (!fs::exists(index_path)) throw NoWeights(directory);
+  const std::map<std::string, std::string> index = ReadIndex(index_path);
+  std::set<std::string> files;
+  for (const auto& [name, file] : index) files.insert(file);
+  state.shards.reserve(files.size());
+  for (const std::string& file : files) state.AddShard(file);
+
+  for (const auto& [name, file] : index) {
+    const auto place = state.places.find(name);
+    if (place == state.places.end()) {
+      throw Invalid(index_path.string(),
+                    fmt::format("tensor {} should be in {}, which lacks it", Quoted(name), file));
+    }
+    const std::string actual = state.shards[place->second.shard].path().filename().string();
+    if (actual != file) {
+      throw Invalid(index_path.string(), fmt::format("tensor {} should be in {}, it is in {}",
+                                                     Quoted(name), file, actual));
+    }
+  }
+  for (const auto& [name, place] : state.places) {
+    if (!index.contains(name)) {
+      throw Invalid(state.shards[place.shard].path().string(),
+                    fmt::format("tensor {} is not listed in {}", Quoted(name), kIndexFile));
+    }
+  }
+}
+
+Checkpoint::~Checkpoint() = default;
+Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
+
+const fs::path& Checkpoint::directory() const { return state_->directory; }
+const ModelConfig& Checkpoint::config() const { return state_->config; }
+const std::optional<QuantConfig>& Checkpoint::quant_config() const { return state_->quant_config; }
+int64_t Checkpoint::total_bytes() const { return state_->total_bytes; }
+int64_t Checkpoint::num_shards() const { return static_cast<int64_t>(state_->shards.size()); }
+
+std::vector<std::string> Checkpoint::names() const {
+  std::vector<std::string> names;
+  names.reserve(state_->places.size());
+  for (const auto& [name, place] : state_->places) names.push_back(name);
+  return names;
+}
+
+bool Checkpoint::Has(std::string_view name) const { return state_->places.contains(name); }
+
+TensorView Checkpoint::Get(std::string_view name) const { return state_->View(name); }
+
+TensorView Checkpoint::Get(std::string_view name, const Shape& shape) const {
+  const State::Place& place = state_->Find(name);
+  const std::string where =
+      fmt::format("{}: tensor {}", state_->shards[place.shard].path().string(), Quoted(name));
+  if (place.view.shape() != shape) {
+    throw Invalid(where, fmt::format("expected shape {}, found {}", shape.ToString(),
+                                     place.view.shape().ToString()));
+  }
+  if (!IsFloat(place.view.dtype())) {
+    throw Error(ErrorCode::kUnsupported, fmt::format("{}: expected BF16, F16 or F32, found {}",
+                                                     where, DTypeName(place.view.dtype())));
+  }
+  return state_->View(name);
+}
+
+bool Checkpoint::IsPacked(std::string_view module) const {
+  return Has(std::string(module) + ".weight_packed");
+}
+
+PackedView Checkpoint::GetPacked(std::string_view module, int64_t rows, int64_t cols) const {
+  const std::string where =
+      fmt::format("{}: {}", state_->directory.string(), Utf8Prefix(module, 200));
+  if (!state_->quant_config) {
+    throw Invalid(where, "packed, though config.json has no quantization_config");
+  }
+  const QuantConfig& config = *state_->quant_config;
+  const int64_t group_size = config.group_size == -1 ? cols : config.group_size;
+  if (cols % group_size != 0) {
+    throw Invalid(where,
+                  fmt::format("{} columns are not a multiple of group_size {}", cols, group_size));
+  }
+  const int64_t groups = cols / group_size;
+  const int64_t per_word = 32 / config.bits;
+
+  const auto get = [&](const char* suffix) {
+    return state_->View(fmt::format("{}.{}", module, suffix));
+  };
+  const auto check = [&](const char* suffix, const TensorView& view, const Shape& shape,
+                         bool type_ok, const char* type) {
+    if (view.shape() == shape && type_ok) return;
+    throw Invalid(where, fmt::format("{}: expected {} {}, found {}", suffix, type, shape.ToString(),
+                                     Described(view)));
+  };
+  const auto get_checked = [&](const char* suffix, DType dtype, const Shape& shape) {
+    const TensorView view = get(suffix);
+    check(suffix, view, shape, view.dtype() == dtype, std::string(DTypeName(dtype)).c_str());
+    return view;
+  };
+
+  PackedView result;
+  result.bits = config.bits;
+  result.rows = rows;
+  result.cols = cols;
+  result.group_size = group_size;
+  result.packed =
+      get_checked("weight_packed", DType::kI32, {rows, (cols + per_word - 1) / per_word});
+  result.scales = get("weight_scale");
+  check("weight_scale", result.scales, {rows, groups}, IsFloat(result.scales.dtype()),
+        "BF16, F16 or F32");
+
+  const std::span<const int64_t> stored =
+      get_checked("weight_shape", DType::kI64, {2}).As<int64_t>();
+  if (stored[0] != rows || stored[1] != cols) {
+    throw Invalid(where, fmt::format("weight_shape: expected [{}, {}], found [{}, {}]", rows, cols,
+                                     stored[0], stored[1]));
+  }
+
+  const auto present = [&](const char* suffix) {
+    return Has(fmt::format("{}.{}", module, suffix));
+  };
+  if (config.symmetric && present("weight_zero_point")) {
+    throw Invalid(where, "weight_zero_point is there, though quantization_config says symmetric");
+  }
+  if (!config.symmetric) {
+    result.zero_point =
+        get_checked("weight_zero_point", DType::kI32, {(rows + per_word - 1) / per_word, groups});
+  }
+  if (config.act_order != ActOrder::kGroup && present("weight_g_idx")) {
+    throw Invalid(where, "weight_g_idx is there, though quantization_config has no actorder group");
+  }
+  if (config.act_order == ActOrder::kGroup) {
+    const TensorView g_idx = get_checked("weight_g_idx", DType::kI32, {cols});
+    const std::span<const int32_t> groups_of = g_idx.As<int32_t>();
+    // The library's mark for "never set": the groups follow the columns.
+    const bool unset = std::find(groups_of.begin(), groups_of.end(), -1) != groups_of.end();
+    for (size_t col = 0; !unset && col < groups_of.size(); ++col) {
+      if (groups_of[col] < 0 || groups_of[col] >= groups) {
+        throw Invalid(
+            where, fmt::format("weight_g_idx: column {}: expected a group below {}, found {}", col,
+                               groups, groups_of[col]));
+      }
+    }
+    if (!unset) result.g_idx = g_idx;
+  }
+  return result;
+}
+
+void Checkpoint::WillNeed(const TensorView& view) const {
+  if (const MappedFile* file = state_->MappingOf(view)) file->WillNeed(view.bytes());
+}
+
+void Checkpoint::DontNeed(const TensorView& view) const {
+  if (const MappedFile* file = state_->MappingOf(view)) file->DontNeed(view.bytes());
+}
+
+}  // namespace nibble

@@ -1,0 +1,310 @@
+#include "checkpoint/quant_config.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <regex>
+
+#include "base/utf8.h"
+#include "nibble/error.h"
+
+namespace nibble {
+namespace {
+
+constexpr std::string_view kRegexPrefix = "re:";
+
+Error Unsupported(const std::string& where, const std::string& what) {
+  return Error(ErrorCode::kUnsupported, where + ": " + what);
+}
+
+Error Invalid(const std::string& where, const std::string& what) {
+  return Error(ErrorCode::kInvalidData, where + ": " + what);
+}
+
+// Any JSON value, short enough for a message.
+std::string Shown(const Json& value) {
+  const std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return std::string(Utf8Prefix(text, 120));
+}
+
+// The member, or null when absent or JSON null.
+const Json* Find(const Json& object, const char* key) {
+  const auto found = object.find(key);
+  return found == object.end() || found->is_null() ? nullptr : &*found;
+}
+
+std::vector<std::string> ReadNames(const Json& object, const char* key, const std::string& where) {
+  const Json* list = Find(object, key);
+  if (list == nullptr) return {};
+  if (!list->is_array()) throw Invalid(where, fmt::format("{}: expected a list of names", key));
+  std::vector<std::string> names;
+  for (const Json& name : *list) {
+    if (!name.is_string()) {
+      throw Invalid(where, fmt::format("{}: expected names, found {}", key, Shown(name)));
+    }
+    names.push_back(name.get<std::string>());
+  }
+  return names;
+}
+
+ActOrder ReadActOrder(const Json& weights, const std::string& where) {
+  const Json* value = Find(weights, "actorder");
+  if (value == nullptr) return ActOrder::kNone;
+  if (value->is_boolean()) return value->get<bool>() ? ActOrder::kGroup : ActOrder::kNone;
+  if (value->is_string()) {
+    std::string name = value->get<std::string>();
+    std::transform(name.begin(), name.end(), name.begin(),
+                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    if (name == "group" || name == "dynamic") return ActOrder::kGroup;
+    if (name == "weight" || name == "static") return ActOrder::kStatic;
+  }
+  throw Unsupported(where, "actorder: expected null, group or weight, found " + Shown(*value));
+}
+
+// -1 for one scale a row. The strategy may be left out: the group size tells.
+int64_t ReadGroupSize(const Json& weights, const std::string& where) {
+  const bool has_size = Find(weights, "group_size") != nullptr;
+  const auto size = GetOr<int64_t>(weights, "group_size", 0, where);
+  const std::string inferred = !has_size ? "tensor" : size == -1 ? "channel" : "group";
+  const auto strategy = GetOr<std::string>(weights, "strategy", inferred, where);
+  if (strategy == "channel") {
+    if (has_size && size != -1) {
+      throw Invalid(where, fmt::format("group_size: strategy channel has none, found {}", size));
+    }
+    return -1;
+  }
+  if (strategy != "group") {
+    throw Unsupported(where, "strategy: expected group or channel, found " + Quoted(strategy));
+  }
+  constexpr int64_t kMaxGroup = int64_t{1} << 24;
+  if (size < 1 || size > kMaxGroup) {
+    throw Invalid(where, has_size
+                             ? fmt::format("group_size: expected a positive number, found {}", size)
+                             : "group_size is missing");
+  }
+  return size;
+}
+
+QuantConfig ReadGroup(const Json& group, const std::string& where) {
+  for (const char* key : {"input_activations", "output_activations"}) {
+    if (Find(group, key) != nullptr) {
+      throw Unsupported(where, fmt::format("{}: nibble runs weight-only schemes", key));
+    }
+  }
+  const Json* weights = Find(group, "weights");
+  const std::string inside = where + ": weights";
+  if (weights == nullptr) throw Invalid(where, "weights is missing");
+  if (!weights->is_object()) throw Invalid(inside, "expected an object");
+
+  QuantConfig config;
+  const auto bits = GetRequired<int64_t>(*weights, "num_bits", inside);
+  if (bits != 4 && bits != 8) {
+    throw Unsupported(inside, fmt::format("num_bits: expected 4 or 8, found {}", bits));
+  }
+  config.bits = static_cast<int>(bits);
+  if (const auto type = GetOr<std::string>(*weights, "type", "int", inside); type != "int") {
+    throw Unsupported(inside, "type: expected int, found " + Quoted(type));
+  }
+  if (const Json* dynamic = Find(*weights, "dynamic"); dynamic != nullptr && *dynamic != false) {
+    throw Unsupported(inside, "dynamic: expected false, found " + Shown(*dynamic));
+  }
+  if (const Json* block = Find(*weights, "block_structure")) {
+    throw Unsupported(inside, "block_structure: expected null, found " + Shown(*block));
+  }
+  config.group_size = ReadGroupSize(*weights, inside);
+  config.symmetric = GetOr<bool>(*weights, "symmetric", true, inside);
+  config.act_order = ReadActOrder(*weights, inside);
+  config.observer = GetOr<std::string>(*weights, "observer", "minmax", inside);
+  config.targets = ReadNames(group, "targets", where);
+  return config;
+}
+
+// A group may be a preset name with its targets: {"W4A16": ["Linear"]}.
+std::optional<QuantConfig> ReadPreset(const std::string& name, const Json& groups,
+                                      const std::string& where) {
+  QuantConfig config;
+  if (name == "W8A16") {
+    config.bits = 8;
+    config.group_size = -1;
+  } else if (name == "W4A16_ASYM") {
+    config.symmetric = false;
+  } else if (name != "W4A16") {
+    return std::nullopt;
+  }
+  config.targets = ReadNames(groups, name.c_str(), where);
+  return config;
+}
+
+bool SameScheme(const QuantConfig& a, const QuantConfig& b) {
+  return a.bits == b.bits && a.group_size == b.group_size && a.symmetric == b.symmetric &&
+         a.act_order == b.act_order;
+}
+
+void CheckFormat(const Json& object, const std::string& where, bool may_be_mixed) {
+  const auto format = GetOr<std::string>(object, "format", "pack-quantized", where);
+  if (format != "pack-quantized" && !(may_be_mixed && format == "mixed-precision")) {
+    throw Unsupported(where, "format: expected pack-quantized, found " + Quoted(format));
+  }
+}
+
+QuantConfig ReadGroups(const Json& groups, const std::string& where) {
+  if (!groups.is_object() || groups.empty()) {
+    throw Invalid(where, "expected an object with at least one group");
+  }
+  std::optional<QuantConfig> result;
+  for (const auto& [name, group] : groups.items()) {
+    const std::string inside = fmt::format("{}: {}", where, Quoted(name));
+    QuantConfig config;
+    if (group.is_array()) {
+      const std::optional<QuantConfig> preset = ReadPreset(name, groups, where);
+      if (!preset) throw Unsupported(inside, "expected the preset W4A16, W4A16_ASYM or W8A16");
+      config = *preset;
+    } else if (group.is_object()) {
+      CheckFormat(group, inside, false);
+      config = ReadGroup(group, inside);
+    } else {
+      throw Invalid(inside, "expected an object");
+    }
+    if (!result) {
+      result = std::move(config);
+      continue;
+    }
+    if (!SameScheme(*result, config)) {
+      throw Unsupported(where, "expected one scheme for the whole model, found several");
+    }
+    result->targets.insert(result->targets.end(), config.targets.begin(), config.targets.end());
+  }
+  return *result;
+}
+
+void CheckPatterns(const std::vector<std::string>& patterns, const std::string& where) {
+  for (const std::string& pattern : patterns) {
+    try {
+      MatchesPattern(pattern, "");
+    } catch (const Error& error) {
+      throw Invalid(where, error.what());
+    }
+  }
+}
+
+// Other people's regular expressions must not cost us the process: their length and counts are
+// bounded so that the automaton stays small, and it is run in polynomial time where the library
+// can.
+std::regex CompileRegex(std::string_view text) {
+  const auto refuse = [&](std::string_view why) {
+    return Error(ErrorCode::kInvalidArgument, fmt::format("pattern {}: {}", Quoted(text), why));
+  };
+  constexpr size_t kMaxLength = 400;
+  constexpr int64_t kMaxCopies = 400;
+  if (text.size() > kMaxLength) throw refuse(fmt::format("longer than {} bytes", kMaxLength));
+  int64_t copies = 1;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '{') continue;
+    int64_t largest = 1;
+    int64_t number = 0;
+    for (size_t j = i + 1; j < text.size() && text[j] != '}'; ++j) {
+      const bool digit = text[j] >= '0' && text[j] <= '9';
+      number = digit ? std::min<int64_t>(number * 10 + (text[j] - '0'), kMaxCopies + 1) : 0;
+      largest = std::max(largest, number);
+    }
+    copies *= largest;
+    if (copies > kMaxCopies) throw refuse("its counts multiply to too many copies");
+  }
+  auto flags = std::regex::ECMAScript;
+#ifdef __GLIBCXX__
+  flags |= std::regex_constants::__polynomial;
+#endif
+  try {
+    return std::regex(text.begin(), text.end(), flags);
+  } catch (const std::regex_error& error) {
+    throw refuse(fmt::format("not a regular expression that nibble understands: {}", error.what()));
+  }
+}
+
+}  // namespace
+
+std::optional<QuantConfig> ParseQuantConfig(const Json& model_config, const std::string& where) {
+  if (!model_config.is_object()) throw Invalid(where, "expected an object");
+  const char* key = "quantization_config";
+  const Json* object = Find(model_config, key);
+  if (object == nullptr) object = Find(model_config, key = "compression_config");  // until 2024
+  if (object == nullptr) return std::nullopt;
+  const std::string inside = fmt::format("{}: {}", where, key);
+  if (!object->is_object()) throw Invalid(inside, "expected an object");
+
+  const auto method = GetOr<std::string>(*object, "quant_method", "compressed-tensors", inside);
+  if (method != "compressed-tensors") {
+    throw Unsupported(inside, "quant_method: expected compressed-tensors, found " + Quoted(method));
+  }
+  CheckFormat(*object, inside, true);
+  const auto status = GetOr<std::string>(*object, "quantization_status", "compressed", inside);
+  if (status != "compressed") {
+    throw Unsupported(inside, "quantization_status: expected compressed, found " + Quoted(status));
+  }
+  if (Find(*object, "kv_cache_scheme") != nullptr) {
+    throw Unsupported(inside,
+                      "kv_cache_scheme: expected null; nibble keeps the cache in 16 bits or more");
+  }
+  for (const char* other : {"sparsity_config", "transform_config"}) {
+    const Json* value = Find(*object, other);
+    if (value == nullptr || (value->is_object() && value->empty())) continue;
+    if (value->is_object() && value->value("format", Json()) == "dense") continue;
+    throw Unsupported(inside, fmt::format("{}: expected nothing, found {}", other, Shown(*value)));
+  }
+  const Json* groups = Find(*object, "config_groups");
+  if (groups == nullptr) throw Invalid(inside, "config_groups is missing");
+  QuantConfig config = ReadGroups(*groups, inside + ": config_groups");
+  config.ignore = ReadNames(*object, "ignore", inside);
+  CheckPatterns(config.targets, inside + ": targets");
+  CheckPatterns(config.ignore, inside + ": ignore");
+  return config;
+}
+
+Json QuantConfigToJson(const QuantConfig& config) {
+  const bool channel = config.group_size == -1;
+  const Json group_size = channel ? Json() : Json(config.group_size);
+  const Json act_order = config.act_order == ActOrder::kGroup ? Json("group") : Json();
+  const Json weights = {{"actorder", act_order},
+                        {"block_structure", nullptr},
+                        {"dynamic", false},
+                        {"group_size", group_size},
+                        {"num_bits", config.bits},
+                        {"observer", config.observer},
+                        {"observer_kwargs", Json::object()},
+                        {"strategy", channel ? "channel" : "group"},
+                        {"symmetric", config.symmetric},
+                        {"type", "int"}};
+  const Json group = {{"input_activations", nullptr},
+                      {"output_activations", nullptr},
+                      {"targets", config.targets},
+                      {"weights", weights}};
+  return {{"config_groups", {{"group_0", group}}},
+          {"format", "pack-quantized"},
+          {"global_compression_ratio", nullptr},
+          {"ignore", config.ignore},
+          {"kv_cache_scheme", nullptr},
+          {"quant_method", "compressed-tensors"},
+          {"quantization_status", "compressed"}};
+}
+
+bool MatchesPattern(std::string_view pattern, std::string_view module) {
+  if (!pattern.starts_with(kRegexPrefix)) return pattern == module;
+  const std::regex regex = CompileRegex(pattern.substr(kRegexPrefix.size()));
+  try {
+    return std::regex_search(module.begin(), module.end(), regex,
+                             std::regex_constants::match_continuous);
+  } catch (const std::regex_error& error) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("pattern {}: {}", Quoted(pattern), error.what()));
+  }
+}
+
+bool MatchesAny(const std::vector<std::string>& patterns, std::string_view module) {
+  return std::any_of(patterns.begin(), patterns.end(),
+                     [&](const std::string& pattern) { return MatchesPattern(pattern, module); });
+}
+
+}  // namespace nibble
