@@ -1,0 +1,201 @@
+#include "model/mixtral_weights.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "backend/make_backend.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "nibble/error.h"
+#include "tests/support/random_mixtral.h"
+#include "tests/support/temporary_directory.h"
+
+namespace nibble {
+namespace {
+
+using testing::ExpertSpelling;
+using ::testing::HasSubstr;
+using testing::RandomMixtral;
+using testing::TemporaryDirectory;
+
+TEST(MixtralWeights, ListsLinearsInModuleOrder) {
+  ModelConfig config;
+  config.hidden_size = 48;
+  config.intermediate_size = 72;
+  config.num_heads = 6;
+  config.num_kv_heads = 2;
+  config.head_dim = 12;
+  config.num_layers = 2;
+  config.num_experts = 2;
+  config.vocab_size = 101;
+  std::vector<std::string> names;
+  for (const LinearSpec& spec : AllLinears(config)) {
+    names.push_back(spec.module + " " + Shape{spec.rows, spec.cols}.ToString());
+  }
+  std::vector<std::string> expected;
+  for (const char* layer : {"model.layers.0.", "model.layers.1."}) {
+    for (const char* rest :
+         {"self_attn.q_proj [72, 48]", "self_attn.k_proj [24, 48]", "self_attn.v_proj [24, 48]",
+          "self_attn.o_proj [48, 72]", "block_sparse_moe.gate [2, 48]",
+          "block_sparse_moe.experts.0.w1 [72, 48]", "block_sparse_moe.experts.0.w2 [48, 72]",
+          "block_sparse_moe.experts.0.w3 [72, 48]", "block_sparse_moe.experts.1.w1 [72, 48]",
+          "block_sparse_moe.experts.1.w2 [48, 72]", "block_sparse_moe.experts.1.w3 [72, 48]"}) {
+      expected.push_back(std::string(layer) + rest);
+    }
+  }
+  expected.push_back("lm_head [101, 48]");
+  EXPECT_EQ(names, expected);
+}
+
+// Loads a random model and returns the error, or "" if there was none.
+std::string LoadError(const RandomMixtral& random,
+                      const std::function<void(const std::filesystem::path&)>& damage = nullptr) {
+  TemporaryDirectory directory;
+  testing::WriteRandomMixtral(random, directory.path());
+  if (damage) damage(directory.path());
+  try {
+    const Checkpoint checkpoint(directory.path());
+    const auto backend = MakeBackend("reference");
+    LoadOuter(checkpoint, *backend);
+    for (int64_t layer = 0; layer < checkpoint.config().num_layers; ++layer) {
+      LoadLayer(checkpoint, layer, *backend);
+    }
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+RandomMixtral WithValue(const std::string& tensor, size_t index, float value) {
+  RandomMixtral random;
+  random.edit = [=](const std::string& name, std::vector<float>& values) {
+    if (name == tensor) values.at(index) = value;
+  };
+  return random;
+}
+
+TEST(MixtralWeights, NamesTheTensorAndElementThatIsNotFinite) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float infinity = std::numeric_limits<float>::infinity();
+  EXPECT_THAT(LoadError(WithValue("model.layers.1.self_attn.k_proj.weight", 48 * 3 + 5, nan)),
+              HasSubstr("model.layers.1.self_attn.k_proj.weight: element [3, 5] is nan"));
+  EXPECT_THAT(
+      LoadError(WithValue("model.layers.0.block_sparse_moe.experts.4.w2.weight", 72, -infinity)),
+      HasSubstr("model.layers.0.block_sparse_moe.experts.4.w2.weight: element [1, 0] is -inf"));
+  EXPECT_THAT(LoadError(WithValue("model.norm.weight", 7, nan)),
+              HasSubstr("model.norm.weight: element [0, 7] is nan"));
+  EXPECT_THAT(LoadError(WithValue("lm_head.weight", 0, infinity)),
+              HasSubstr("lm_head.weight: element [0, 0] is inf"));
+
+  RandomMixtral packed = WithValue("model.layers.1.self_attn.q_proj.weight", 24, infinity);
+  packed.bits = 4;
+  EXPECT_THAT(LoadError(packed),
+              HasSubstr("model.layers.1.self_attn.q_proj.weight_scale: element [0, 1] is inf"));
+}
+
+TEST(MixtralWeights, NamesTheFirstBadElementOfALargeTensor) {
+  RandomMixtral random;
+  random.vocab_size = 30'011;  // more than one piece of the scan
+  random.edit = [](const std::string& name, std::vector<float>& values) {
+    if (name != "model.embed_tokens.weight") return;
+    values[48 * 29'000 + 1] = std::numeric_limits<float>::quiet_NaN();
+    values[48 * 21'000 + 40] = std::numeric_limits<float>::infinity();
+  };
+  TemporaryDirectory directory;
+  testing::WriteRandomMixtral(random, directory.path());
+  const Checkpoint checkpoint(directory.path());
+  for (const int threads : {1, 3}) {
+    const auto backend = MakeBackend("reference", {.threads = threads, .instruction_set = {}});
+    try {
+      LoadOuter(checkpoint, *backend);
+      FAIL() << "accepted";
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), HasSubstr("element [21000, 40] is inf"));
+    }
+  }
+}
+
+TEST(MixtralWeights, NamesAMissingLinearUnderAllItsNames) {
+  const auto more_experts = [](const std::filesystem::path& directory) {
+    const std::string path = (directory / "config.json").string();
+    Json config = ReadJsonFile(path);
+    config["num_local_experts"] = 6;
+    WriteTextFile(path, config.dump());
+  };
+  RandomMixtral random;
+  random.num_experts_per_token = 2;
+  // The router is the first to disagree with the configuration.
+  EXPECT_THAT(LoadError(random, more_experts), AllOf(HasSubstr("block_sparse_moe.gate.weight"),
+                                                     HasSubstr("[6, 48]"), HasSubstr("[5, 48]")));
+
+  const auto more_layers = [](const std::filesystem::path& directory) {
+    const std::string path = (directory / "config.json").string();
+    Json config = ReadJsonFile(path);
+    config["num_hidden_layers"] = 3;
+    WriteTextFile(path, config.dump());
+  };
+  EXPECT_THAT(LoadError(random, more_layers), HasSubstr("model.layers.2.input_layernorm.weight"));
+  EXPECT_EQ(LoadError(random), "");
+
+  TemporaryDirectory directory;
+  testing::WriteRandomMixtral(random, directory.path());
+  const Checkpoint checkpoint(directory.path());
+  try {
+    FindLinear(checkpoint, {mixtral_names::Expert(0, 7, "w3"), 72, 48});
+    FAIL() << "found";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kNotFound);
+    EXPECT_THAT(error.what(),
+                AllOf(HasSubstr("model.layers.0.block_sparse_moe.experts.7.w3.weight [72, 48]"),
+                      HasSubstr("experts.7.up_proj")));
+  }
+}
+
+TEST(MixtralWeights, FusedExpertsOfAnotherShapeAreRefused) {
+  RandomMixtral random;
+  random.spelling = ExpertSpelling::kFused;
+  EXPECT_EQ(LoadError(random), "");
+  EXPECT_THAT(LoadError(random,
+                        [](const std::filesystem::path& directory) {
+                          const std::string path = (directory / "config.json").string();
+                          Json config = ReadJsonFile(path);
+                          config["intermediate_size"] = 36;
+                          WriteTextFile(path, config.dump());
+                        }),
+              AllOf(HasSubstr("mlp.experts.gate_up_proj"), HasSubstr("[5, 72, 48]"),
+                    HasSubstr("[5, 144, 48]")));
+}
+
+TEST(MixtralWeights, TiedModelsNeedNoHead) {
+  RandomMixtral random;
+  random.tie_word_embeddings = true;
+  EXPECT_EQ(LoadError(random), "");
+  EXPECT_THAT(LoadError(random,
+                        [](const std::filesystem::path& directory) {
+                          const std::string path = (directory / "config.json").string();
+                          Json config = ReadJsonFile(path);
+                          config["tie_word_embeddings"] = false;
+                          WriteTextFile(path, config.dump());
+                        }),
+              HasSubstr("lm_head"));
+}
+
+TEST(MixtralWeights, AnExpertLoadedAloneEqualsItselfInTheLayer) {
+  TemporaryDirectory directory;
+  testing::WriteRandomMixtral({}, directory.path());
+  const Checkpoint checkpoint(directory.path());
+  const auto backend = MakeBackend("reference");
+  const LayerWeights layer = LoadLayerWithoutExperts(checkpoint, 1, *backend);
+  ASSERT_EQ(layer.experts.size(), 5u);
+  EXPECT_EQ(layer.experts[3].gate, nullptr);
+  const LayerWeights::Expert expert = LoadExpert(checkpoint, 1, 3, *backend);
+  EXPECT_EQ(expert.gate->rows(), 72);
+  EXPECT_EQ(expert.down->rows(), 48);
+  EXPECT_EQ(expert.down->cols(), 72);
+}
+
+}  // namespace
+}  // namespace nibble
