@@ -3,11 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <deque>
+#include <functional>
+#include <numeric>
+#include <optional>
 
 #include "base/check.h"
 #include "base/interrupt.h"
-#include "engine/block_pool.h"
+#include "base/progress.h"
+#include "base/random.h"
+#include "base/system.h"
+#include "engine/scheduler.h"
 #include "model/batch_builder.h"
 #include "nibble/error.h"
 #include "text/detokenizer.h"
@@ -15,50 +20,109 @@
 namespace nibble {
 namespace {
 
-constexpr int64_t kBlockSize = 16;
+int64_t MaxOutput(const GenerationRequest& request, const ModelConfig& config) {
+  return std::min(request.params.max_tokens,
+                  config.max_positions - static_cast<int64_t>(request.prompt.size()));
+}
 
-// The running state of one request.
-struct Sequence {
-  size_t request = 0;
-  std::vector<int32_t> tokens;  // prompt, then output
-  int64_t prompt_length = 0;
-  int64_t max_output = 0;
-  int64_t computed = 0;  // tokens whose keys and values are in the cache
-  std::vector<int32_t> blocks;
-  std::optional<Detokenizer> detokenizer;
+uint64_t SeedOf(const SamplingParams& params, uint64_t run_seed, size_t index) {
+  if (params.seed) return static_cast<uint64_t>(*params.seed);
+  // Draws have zeros in the upper half of their counter: a one there keeps seeds apart from them.
+  const std::array<uint32_t, 4> block = Philox4x32(
+      {static_cast<uint32_t>(run_seed), static_cast<uint32_t>(run_seed >> 32)},
+      {static_cast<uint32_t>(index), static_cast<uint32_t>(uint64_t{index} >> 32), 1, 0});
+  return uint64_t{block[0]} << 32 | block[1];
+}
 
-  int64_t pending() const { return static_cast<int64_t>(tokens.size()) - computed; }
-  std::span<const int32_t> output() const {
-    return std::span(tokens).subspan(static_cast<size_t>(prompt_length));
+// Refuses what could never run.
+void CheckRequests(const Mixtral& model, const Tokenizer* tokenizer,
+                   std::span<const GenerationRequest> requests) {
+  const ModelConfig& config = model.config();
+  const auto refuse = [](size_t index, const std::string& why) {
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("prompt {}: {}", index, why));
+  };
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const auto& [prompt, params] = requests[i];
+    CheckSamplingParams(params, config.vocab_size);
+    if (tokenizer == nullptr && !params.stop.empty()) {
+      throw Error(ErrorCode::kInvalidArgument, "stop: stop strings need a tokenizer");
+    }
+    if (prompt.empty()) {
+      refuse(i, "it has no tokens; give some text or a tokenizer that adds BOS");
+    }
+    if (static_cast<int64_t>(prompt.size()) >= config.max_positions) {
+      refuse(i, fmt::format("{} tokens leave no room for an answer: the model takes {}",
+                            prompt.size(), config.max_positions));
+    }
+    for (const int32_t id : prompt) {
+      if (id >= 0 && id < config.vocab_size) continue;
+      refuse(i, fmt::format("token id {} is outside the model's vocabulary of {}", id,
+                            config.vocab_size));
+    }
   }
-};
+}
+
+// How many KV blocks the pool gets.
+int64_t ChooseNumBlocks(const Mixtral& model, std::span<const GenerationRequest> requests,
+                        const GeneratorOptions& options) {
+  const ModelConfig& config = model.config();
+  std::vector<int64_t> needed;
+  for (const GenerationRequest& request : requests) {
+    needed.push_back(Scheduler::BlocksNeeded(static_cast<int64_t>(request.prompt.size()),
+                                             MaxOutput(request, config), options.block_size));
+  }
+  std::sort(needed.begin(), needed.end(), std::greater<>());
+  const int64_t largest = needed.front();
+  const size_t at_once = std::min(needed.size(), static_cast<size_t>(options.max_sequences));
+  const int64_t wanted = std::accumulate(
+      needed.begin(), needed.begin() + static_cast<std::ptrdiff_t>(at_once), int64_t{0});
+
+  const KvPages page{.data = nullptr,
+                     .dtype = options.kv_dtype,
+                     .num_blocks = 1,
+                     .block_size = options.block_size,
+                     .num_kv_heads = config.num_kv_heads,
+                     .head_dim = config.head_dim};
+  const int64_t block_bytes =
+      config.num_layers * page.elements_per_block() * DTypeSize(options.kv_dtype);
+  const int64_t memory_bytes = AvailableMemoryBytes() / 10 * 9;
+  const int64_t affordable = memory_bytes / block_bytes;
+  const int64_t chosen = options.num_blocks > 0 ? options.num_blocks : std::min(wanted, affordable);
+  if (chosen < largest) {
+    throw Error(ErrorCode::kResourceExhausted,
+                fmt::format("KV cache: one request alone may need {} blocks of {} tokens ({}), but "
+                            "there is room for {} ({}); lower max_tokens or shorten the prompt",
+                            largest, options.block_size, FormatBytes(largest * block_bytes), chosen,
+                            FormatBytes(chosen * block_bytes)));
+  }
+  return chosen;
+}
 
 class Run {
  public:
   Run(Mixtral& model, const Tokenizer* tokenizer, std::span<const GenerationRequest> requests,
-      const GeneratorOptions& options, const GenerationCallback& callback, int64_t num_blocks)
+      const GeneratorOptions& options, const GenerationCallback& callback)
       : model_(model),
         requests_(requests),
         options_(options),
         callback_(callback),
-        kv_(model.MakeKvCache(num_blocks, options.kv_dtype, kBlockSize)),
-        pool_(num_blocks),
-        results_(requests.size()) {
-    sequences_.resize(requests.size());
+        pool_(ChooseNumBlocks(model, requests, options)),
+        kv_(model.MakeKvCache(pool_.num_blocks(), options.kv_dtype, options.block_size)),
+        scheduler_({.max_step_tokens = std::min(options.max_batch_tokens, model.max_tokens()),
+                    .max_running = options.max_sequences,
+                    .block_size = options.block_size},
+                   pool_),
+        samplers_(static_cast<size_t>(model.backend().linalg().num_threads())),
+        results_(requests.size()),
+        detokenizers_(requests.size()) {
     for (size_t i = 0; i < requests.size(); ++i) {
-      Sequence& sequence = sequences_[i];
-      sequence.request = i;
-      sequence.tokens = requests[i].prompt;
-      sequence.prompt_length = static_cast<int64_t>(requests[i].prompt.size());
-      sequence.max_output = std::min(requests[i].params.max_tokens,
-                                     model.config().max_positions - sequence.prompt_length);
-      if (tokenizer != nullptr) sequence.detokenizer.emplace(*tokenizer, requests[i].params.stop);
-      waiting_.push_back(&sequence);
+      if (tokenizer != nullptr) detokenizers_[i].emplace(*tokenizer, requests[i].params.stop);
+      scheduler_.Add(static_cast<int64_t>(i), requests[i].prompt);
     }
   }
 
   std::vector<Generation> Finish() {
-    while (!waiting_.empty() || !running_.empty()) {
+    while (!scheduler_.idle()) {
       ThrowIfInterrupted();
       Step();
     }
@@ -67,181 +131,91 @@ class Run {
   }
 
  private:
-  struct Scheduled {
-    Sequence* sequence;
-    int64_t num_tokens;
-  };
-
-  // Grows the sequence's block table to `num_tokens`; false when the pool is dry.
-  bool Reserve(Sequence& sequence, int64_t num_tokens) {
-    while (static_cast<int64_t>(sequence.blocks.size()) < BlocksFor(num_tokens, kBlockSize)) {
-      const std::optional<int32_t> block = pool_.Allocate();
-      if (!block) return false;
-      sequence.blocks.push_back(*block);
-    }
-    return true;
-  }
-
-  void ReleaseBlocks(Sequence& sequence) {
-    for (const int32_t block : sequence.blocks) pool_.Release(block);
-    sequence.blocks.clear();
-  }
-
-  // The youngest goes back to the queue, so the oldest always gets on.
-  void PreemptYoungest() {
-    Sequence* youngest = running_.back();
-    running_.pop_back();
-    ReleaseBlocks(*youngest);
-    youngest->computed = 0;
-    waiting_.push_front(youngest);
-  }
-
-  // Running sequences first, oldest first, then new ones, within the token budget.
-  std::vector<Scheduled> Plan() {
-    std::vector<Scheduled> plan;
-    int64_t budget = options_.max_batch_tokens;
-    for (size_t i = 0; i < running_.size() && budget > 0; ++i) {
-      Sequence& sequence = *running_[i];
-      const int64_t count = std::min(sequence.pending(), budget);
-      bool reserved = false;
-      while (!(reserved = Reserve(sequence, sequence.computed + count)) &&
-             running_.size() > i + 1) {
-        PreemptYoungest();
-      }
-      if (!reserved) {  // it is itself the youngest: wait until older ones finish
-        PreemptYoungest();
-        break;
-      }
-      plan.push_back({&sequence, count});
-      budget -= count;
-    }
-    while (!waiting_.empty() && budget > 0 &&
-           static_cast<int64_t>(running_.size()) < options_.max_sequences) {
-      Sequence& sequence = *waiting_.front();
-      const int64_t count = std::min(sequence.pending(), budget);
-      if (!Reserve(sequence, count)) {
-        ReleaseBlocks(sequence);
-        break;
-      }
-      waiting_.pop_front();
-      running_.push_back(&sequence);
-      plan.push_back({&sequence, count});
-      budget -= count;
-    }
-    NIBBLE_CHECK(!plan.empty());
-    return plan;
-  }
-
-  static Batch MakeBatch(const std::vector<Scheduled>& plan) {
-    BatchBuilder builder;
-    for (const auto& [sequence, count] : plan) {
-      // Only the last token of all that is known has something new to predict.
-      const int64_t first_logit = count == sequence->pending() ? count - 1 : count;
-      builder.Add(std::span(sequence->tokens)
-                      .subspan(static_cast<size_t>(sequence->computed), static_cast<size_t>(count)),
-                  sequence->computed, sequence->blocks, first_logit);
-    }
-    return builder.Take();
-  }
-
   void Step() {
-    const std::vector<Scheduled> plan = Plan();
-    const Batch batch = MakeBatch(plan);
-    model_.Forward(batch, kv_, logits_);
-    const size_t vocab = static_cast<size_t>(model_.config().vocab_size);
-    size_t row = 0;
-    for (const auto& [sequence, count] : plan) {
-      sequence->computed += count;
-      if (sequence->pending() > 0) continue;
-      Accept(*sequence, std::span(logits_).subspan(row++ * vocab, vocab));
+    BatchBuilder builder;
+    yielding_.clear();
+    for (const Chunk& chunk : scheduler_.Plan()) {
+      const Sequence& sequence = scheduler_.sequence(chunk.sequence);
+      const auto tokens =
+          std::span(sequence.tokens)
+              .subspan(static_cast<size_t>(chunk.first), static_cast<size_t>(chunk.count));
+      builder.Add(tokens, chunk.first, sequence.blocks,
+                  chunk.wants_token ? chunk.count - 1 : chunk.count);
+      if (chunk.wants_token) yielding_.push_back(static_cast<size_t>(chunk.sequence));
     }
-    std::erase_if(running_, [](const Sequence* sequence) { return sequence->blocks.empty(); });
+    model_.Forward(builder.Take(), kv_, logits_);
+
+    sampled_.resize(yielding_.size());
+    const size_t vocab = static_cast<size_t>(model_.config().vocab_size);
+    model_.backend().linalg().ParallelFor(
+        static_cast<int64_t>(yielding_.size()), [&](int64_t row, int thread) {
+          const size_t i = static_cast<size_t>(row);
+          sampled_[i] = Sample(samplers_[static_cast<size_t>(thread)], yielding_[i],
+                               std::span(logits_).subspan(i * vocab, vocab));
+        });
+    tokens_.clear();
+    for (const Sampled& sampled : sampled_) tokens_.push_back(sampled.token);
+    scheduler_.Commit(tokens_);
+    for (size_t i = 0; i < yielding_.size(); ++i) Accept(yielding_[i], sampled_[i]);
   }
 
-  // Draws the next token and decides whether the sequence ends with it.
-  void Accept(Sequence& sequence, std::span<float> logits) {
-    const SamplingParams& params = requests_[sequence.request].params;
-    Generation& result = results_[sequence.request];
-    const std::span<const int32_t> end_ids =
-        params.ignore_eos ? std::span<const int32_t>() : std::span(options_.end_ids);
-    const SamplingState state = {
-        std::span(sequence.tokens).first(static_cast<size_t>(sequence.prompt_length)),
-        sequence.output(), end_ids, static_cast<uint64_t>(params.seed.value_or(0))};
-    const Sampled sampled = sampler_.Sample(params, state, logits);
-    sequence.tokens.push_back(sampled.token);
+  std::span<const int32_t> EndIds(size_t request) const {
+    return requests_[request].params.ignore_eos ? std::span<const int32_t>()
+                                                : std::span(options_.end_ids);
+  }
+
+  Sampled Sample(Sampler& sampler, size_t request, std::span<float> logits) const {
+    const SamplingParams& params = requests_[request].params;
+    const SamplingState state = {requests_[request].prompt, results_[request].tokens,
+                                 EndIds(request), SeedOf(params, options_.seed, request)};
+    return sampler.Sample(params, state, logits);
+  }
+
+  // Books a token, turns it into text and decides whether the request ends with it.
+  void Accept(size_t request, const Sampled& sampled) {
+    const SamplingParams& params = requests_[request].params;
+    Generation& result = results_[request];
     result.tokens.push_back(sampled.token);
     result.log_probabilities.push_back(sampled.log_probability);
 
     const auto contains = [&](std::span<const int32_t> ids) {
       return std::find(ids.begin(), ids.end(), sampled.token) != ids.end();
     };
-    const bool stop_id = contains(end_ids) || contains(params.stop_token_ids);
-    const bool full = static_cast<int64_t>(result.tokens.size()) >= sequence.max_output;
+    const bool stop_id = contains(EndIds(request)) || contains(params.stop_token_ids);
+    const bool full = static_cast<int64_t>(result.tokens.size()) >=
+                      MaxOutput(requests_[request], model_.config());
     std::string delta;
     bool stop_string = false;
-    if (sequence.detokenizer) {
-      if (!stop_id) delta = sequence.detokenizer->Add(sampled.token);
-      stop_string = sequence.detokenizer->stopped();
-      if (!stop_string && (stop_id || full)) delta += sequence.detokenizer->Finish();
+    if (std::optional<Detokenizer>& detokenizer = detokenizers_[request]) {
+      if (!stop_id) delta = detokenizer->Add(sampled.token);
+      if (stop_id || full) delta += detokenizer->Finish();
+      stop_string = detokenizer->stopped();
     }
     result.text += delta;
     if (stop_id || stop_string || full) {
       result.finish = stop_id || stop_string ? FinishReason::kStop : FinishReason::kLength;
-      ReleaseBlocks(sequence);
+      scheduler_.Remove(static_cast<int64_t>(request));
     }
-    if (callback_) callback_(sequence.request, sampled.token, delta);
+    if (callback_) callback_(request, sampled.token, delta);
   }
 
   Mixtral& model_;
   std::span<const GenerationRequest> requests_;
   const GeneratorOptions& options_;
   const GenerationCallback& callback_;
-  KvCache kv_;
   BlockPool pool_;
-  Sampler sampler_;
-  std::vector<Sequence> sequences_;
-  std::deque<Sequence*> waiting_;
-  std::vector<Sequence*> running_;  // oldest first
-  std::vector<float> logits_;
+  KvCache kv_;
+  Scheduler scheduler_;
+  std::vector<Sampler> samplers_;  // one a thread
   std::vector<Generation> results_;
-};
+  std::vector<std::optional<Detokenizer>> detokenizers_;
 
-// Refuses what could never run; returns the KV blocks of the largest request.
-int64_t CheckRequests(const Mixtral& model, const Tokenizer* tokenizer,
-                      std::span<const GenerationRequest> requests) {
-  const ModelConfig& config = model.config();
-  int64_t largest = 1;
-  for (size_t i = 0; i < requests.size(); ++i) {
-    const auto& [prompt, params] = requests[i];
-    CheckSamplingParams(params, config.vocab_size);
-    if (tokenizer == nullptr && !params.stop.empty()) {
-      throw Error(ErrorCode::kInvalidArgument, "stop: stop strings need a tokenizer");
-    }
-    if (prompt.empty()) {
-      throw Error(
-          ErrorCode::kInvalidArgument,
-          fmt::format("prompt {}: it has no tokens; give some text or a tokenizer that adds BOS",
-                      i));
-    }
-    const int64_t length = static_cast<int64_t>(prompt.size());
-    if (length >= config.max_positions) {
-      throw Error(
-          ErrorCode::kInvalidArgument,
-          fmt::format("prompt {}: {} tokens leave no room for an answer: the model takes {}", i,
-                      length, config.max_positions));
-    }
-    for (const int32_t id : prompt) {
-      if (id < 0 || id >= config.vocab_size) {
-        throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("prompt {}: token id {} is outside the model's vocabulary of {}", i,
-                                id, config.vocab_size));
-      }
-    }
-    const int64_t output = std::min(params.max_tokens, config.max_positions - length);
-    largest = std::max(largest, BlocksFor(length + output, kBlockSize));
-  }
-  return largest;
-}
+  // Of one step: requests that yield a token, their logits, what was chosen.
+  std::vector<size_t> yielding_;
+  std::vector<float> logits_;
+  std::vector<Sampled> sampled_;
+  std::vector<int32_t> tokens_;
+};
 
 }  // namespace
 
@@ -249,18 +223,9 @@ std::vector<Generation> Generate(Mixtral& model, const Tokenizer* tokenizer,
                                  std::span<const GenerationRequest> requests,
                                  const GeneratorOptions& options,
                                  const GenerationCallback& callback) {
-  const int64_t largest = CheckRequests(model, tokenizer, requests);
-  const int64_t at_once = std::min(static_cast<int64_t>(requests.size()), options.max_sequences);
-  const int64_t num_blocks =
-      options.num_blocks > 0 ? options.num_blocks : largest * std::max(at_once, int64_t{1});
-  if (num_blocks < largest) {
-    throw Error(ErrorCode::kResourceExhausted,
-                fmt::format("KV cache: {} blocks of {} tokens, but one request alone may need {}",
-                            num_blocks, kBlockSize, largest));
-  }
-  GeneratorOptions bounded = options;
-  bounded.max_batch_tokens = std::min(options.max_batch_tokens, model.max_tokens());
-  return Run(model, tokenizer, requests, bounded, callback, num_blocks).Finish();
+  if (requests.empty()) return {};
+  CheckRequests(model, tokenizer, requests);
+  return Run(model, tokenizer, requests, options, callback).Finish();
 }
 
 }  // namespace nibble

@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -30,9 +29,13 @@ struct Generation {
 struct GeneratorOptions {
   int64_t max_batch_tokens = 512;  // tokens a step; longer prompts are cut into chunks
   int64_t max_sequences = 64;      // running at once
-  int64_t num_blocks = 0;  // KV blocks of 16 tokens; 0: as many as the requests could ever need
+  int64_t block_size = 16;         // tokens a KV block
+  // KV blocks; 0: as many as the requests could ever hold at once, within nine tenths of free
+  // memory.
+  int64_t num_blocks = 0;
   DType kv_dtype = DType::kF32;
   std::vector<int32_t> end_ids;  // end-of-sequence ids
+  uint64_t seed = 0;             // of requests without one: request i draws by (seed, i)
 };
 
 // What happened since the last call: request index, its newest token and the text that is now
@@ -40,14 +43,14 @@ struct GeneratorOptions {
 using GenerationCallback =
     std::function<void(size_t request, int32_t token, const std::string& delta)>;
 
-// Runs requests together over the paged KV cache: every step decodes all running sequences and
-// fills the rest of its token budget with prompt chunks. When blocks run out the youngest sequence
-// is preempted: its blocks go back and it is computed again later. What a request yields depends on
-// nothing but the request (for a backend that keeps its promise about rows): not on its mates,
-// chunks or preemptions.
+// Runs requests together over the paged KV cache as Scheduler plans: every step decodes all running
+// sequences and fills the rest of its token budget with prompt chunks. What a request yields
+// depends on nothing but the request and its index (for a backend that keeps its promise about
+// rows): not on its mates, chunks, blocks or preemptions.
 //
 // `tokenizer` may be null: then there is no text, and stop strings are refused. Throws
-// kInvalidArgument for bad parameters or a prompt that cannot fit, before anything runs.
+// kInvalidArgument for bad parameters or a prompt that cannot fit, and kResourceExhausted where the
+// KV cache cannot hold one request, before anything runs.
 std::vector<Generation> Generate(Mixtral& model, const Tokenizer* tokenizer,
                                  std::span<const GenerationRequest> requests,
                                  const GeneratorOptions& options,
