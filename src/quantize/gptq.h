@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backend/linalg.h"
+#include "nibble/quantize.h"
+#include "quantize/recipe.h"
+#include "tensor/packed.h"
+
+namespace nibble {
+
+// A dense Linear [rows, cols] in BF16, F16 or F32. Borrows the weight.
+struct DenseLinear {
+  std::string module;
+  TensorView weight;
+};
+
+struct QuantizedLinear {
+  PackedTensor packed;
+  LinearReport report;
+};
+
+// Quantizes the Linears that read one input, by GPTQ: columns in turn, each column's rounding error
+// spread over the columns not yet done in the way that changes the outputs least.
+//
+//   h      [cols, cols], upper triangle: X^T X over the `tokens` inputs seen in calibration;
+//   destroyed scale_dtype   BF16 or F16
+//
+// A Hessian that cannot be factored is damped more (max(2 d, 0.01), five times), then its Linears
+// are rounded to nearest; the reports say so. Inputs that were zero in every token have no
+// influence and keep their rounding to nearest. Throws kInvalidData naming the module and place of
+// a weight that is not finite, or of an H that is not; kUnsupported if the group size does not
+// divide the columns.
+//
+// Works on linalg's threads; the result does not depend on their number. May be called from a
+// linalg.ParallelFor body. Peak memory beside h: about 8 bytes a column for 256 rows a thread.
+// Source: arXiv 2210.17323, and llm-compressor's GPTQModifier for the order of steps.
+std::vector<QuantizedLinear> QuantizeWithHessian(const Recipe& recipe, DType scale_dtype,
+                                                 std::span<const DenseLinear> linears, float* h,
+                                                 int64_t tokens, Linalg& linalg);
+
+// The same without calibration: every weight to the nearest point of its group's grid.
+std::vector<QuantizedLinear> RoundToNearest(const Recipe& recipe, DType scale_dtype,
+                                            std::span<const DenseLinear> linears, Linalg& linalg);
+
+}  // namespace nibble

@@ -1,0 +1,95 @@
+#include "quantize/hessian_factor.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace nibble {
+namespace {
+
+constexpr int kMaxRetries = 5;
+constexpr int64_t kTile = 64;  // of the transposition: two tiles of floats stay in the L1 cache
+
+}  // namespace
+
+HessianFactor::HessianFactor(const Recipe& recipe, float* h, int64_t n, Linalg& linalg)
+    : recipe_(&recipe), h_(h), n_(n), linalg_(&linalg) {
+  SaveLower();
+  order_.resize(static_cast<size_t>(n));
+  std::iota(order_.begin(), order_.end(), 0);
+  if (recipe.act_order != ActOrder::kNone) {
+    std::stable_sort(order_.begin(), order_.end(), [&](int32_t a, int32_t b) {
+      return diagonal_[static_cast<size_t>(a)] > diagonal_[static_cast<size_t>(b)];
+    });
+  }
+}
+
+// H = 2 X^T X, mirrored.
+void HessianFactor::SaveLower() {
+  const int64_t tiles = (n_ + kTile - 1) / kTile;
+  linalg_->ParallelFor(tiles, [&](int64_t tile, int) {
+    const int64_t first = tile * kTile;
+    const int64_t last = std::min(first + kTile, n_);
+    for (int64_t j0 = first; j0 < n_; j0 += kTile) {
+      const int64_t j1 = std::min(j0 + kTile, n_);
+      for (int64_t i = first; i < last; ++i) {
+        for (int64_t j = std::max(i, j0); j < j1; ++j) {
+          h_[i * n_ + j] *= 2;
+          h_[j * n_ + i] = h_[i * n_ + j];
+        }
+      }
+    }
+  });
+  diagonal_.resize(static_cast<size_t>(n_));
+  for (int64_t i = 0; i < n_; ++i) diagonal_[static_cast<size_t>(i)] = h_[i * n_ + i];
+}
+
+// The upper triangle in sweep order, the diagonal left out.
+void HessianFactor::RestoreUpper() {
+  linalg_->ParallelFor(n_, [&](int64_t i, int) {
+    const int64_t row = order_[static_cast<size_t>(i)];
+    for (int64_t j = i + 1; j < n_; ++j) {
+      const int64_t col = order_[static_cast<size_t>(j)];
+      h_[i * n_ + j] = h_[std::max(row, col) * n_ + std::min(row, col)];
+    }
+  });
+}
+
+int64_t HessianFactor::num_dead() const {
+  return std::count(diagonal_.begin(), diagonal_.end(), 0.0f);
+}
+
+int64_t HessianFactor::FindNonFinite() const {
+  for (int64_t i = 0; i < n_; ++i) {
+    if (!std::isfinite(diagonal_[static_cast<size_t>(i)])) return i;
+  }
+  return -1;
+}
+
+void HessianFactor::Multiply(const float* x, int64_t count, float* y) const {
+  std::fill(y, y + n_ * count, 0.0f);
+  linalg_->TransposedMultiplyAdd(1.0f, h_, n_, x, count, y, count, n_, count, n_);
+}
+
+bool HessianFactor::Factor() {
+  double sum = 0;
+  for (const float value : diagonal_) sum += value == 0 ? 1.0 : static_cast<double>(value);
+  const double mean = sum / static_cast<double>(n_);
+  dampening_ = recipe_->dampening;
+  bool upper_is_intact = recipe_->act_order == ActOrder::kNone;
+  for (retries_ = 0; retries_ <= kMaxRetries; ++retries_) {
+    if (retries_ > 0) dampening_ = std::max(2 * dampening_, 0.01);
+    damping_added_ = static_cast<float>(dampening_ * mean);
+    if (!upper_is_intact) RestoreUpper();
+    for (int64_t i = 0; i < n_; ++i) {
+      const float value = diagonal_[static_cast<size_t>(order_[static_cast<size_t>(i)])];
+      h_[i * n_ + i] = (value == 0 ? 1.0f : value) + damping_added_;
+    }
+    if (linalg_->InverseCholesky(h_, n_) < 0) return true;
+    upper_is_intact = false;
+  }
+  --retries_;
+  return false;
+}
+
+}  // namespace nibble

@@ -1,0 +1,61 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "backend/linalg.h"
+#include "quantize/recipe.h"
+
+namespace nibble {
+
+// The Hessian of one input on its way to the factor U that steers the column sweep.
+//
+// The n x n array serves twice: its upper triangle becomes U, its strict lower triangle keeps H, so
+// that a failed factorisation can be repeated with more damping without a second array of a
+// gigabyte.
+class HessianFactor {
+ public:
+  // `h` holds X^T X in its upper triangle and is used as long as this object lives. H is 2 X^T X,
+  // as in the paper.
+  HessianFactor(const Recipe& recipe, float* h, int64_t n, Linalg& linalg);
+
+  int64_t size() const { return n_; }
+  std::span<const float> diagonal() const {
+    return diagonal_;
+  }  // of H, in the order of the weights
+  bool is_dead(int64_t column) const { return diagonal_[static_cast<size_t>(column)] == 0; }
+  int64_t num_dead() const;
+  // The column at each position of the sweep: the identity, or by decreasing diagonal.
+  std::span<const int32_t> order() const { return order_; }
+  // Index of a diagonal element of H that is not finite, or -1.
+  int64_t FindNonFinite() const;
+
+  // y[n, count] = H x, with x [n, count] in the order of the weights. Before Factor only.
+  void Multiply(const float* x, int64_t count, float* y) const;
+
+  // Damps, orders and factors, climbing the ladder of dampings. False if every rung fails.
+  bool Factor();
+
+  // After Factor: row i of U, columns [i, n) valid, in sweep order.
+  const float* factor() const { return h_; }
+  double dampening() const { return dampening_; }         // the fraction that worked
+  float damping_added() const { return damping_added_; }  // what it put on the diagonal
+  int retries() const { return retries_; }
+
+ private:
+  void SaveLower();
+  void RestoreUpper();
+
+  const Recipe* recipe_;
+  float* h_;
+  int64_t n_;
+  Linalg* linalg_;
+  std::vector<float> diagonal_;
+  std::vector<int32_t> order_;
+  double dampening_ = 0;
+  float damping_added_ = 0;
+  int retries_ = 0;
+};
+
+}  // namespace nibble

@@ -1,0 +1,308 @@
+#include "quantize/linear_solver.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "base/check.h"
+#include "quantize/sweep.h"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t kMaxSampledRows = 128;  // for the error figures
+
+size_t Size(int64_t value) { return static_cast<size_t>(value); }
+
+// Row `index` of `count` evenly spaced ones.
+int64_t SampledRow(int64_t index, int64_t count, int64_t rows) { return index * rows / count; }
+
+// to [cols, to_rows] = from [rows, cols] with its columns in `order`; rows after `rows` become
+// zero.
+void TransposeInOrder(const float* from, int64_t rows, int64_t cols, std::span<const int32_t> order,
+                      int64_t to_rows, float* to) {
+  constexpr int64_t kTile = 32;
+  for (int64_t first = 0; first < cols; first += kTile) {
+    const int64_t last = std::min(first + kTile, cols);
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t i = first; i < last; ++i) {
+        to[i * to_rows + row] = from[row * cols + order[Size(i)]];
+      }
+    }
+    for (int64_t i = first; i < last; ++i) {
+      std::fill(to + i * to_rows + rows, to + (i + 1) * to_rows, 0.0f);
+    }
+  }
+}
+
+}  // namespace
+
+LinearSolver::LinearSolver(const Recipe& recipe, DType scale_dtype, const DenseLinear& linear,
+                           const HessianFactor* factor)
+    : recipe_(&recipe), scale_dtype_(scale_dtype), linear_(&linear), factor_(factor) {
+  NIBBLE_CHECK(linear.weight.shape().rank() == 2);
+  rows_ = linear.weight.shape()[0];
+  cols_ = linear.weight.shape()[1];
+  group_size_ = recipe.GroupSize(cols_);
+  if (cols_ % group_size_ != 0) {
+    throw Error(
+        ErrorCode::kUnsupported,
+        fmt::format("{}: its {} inputs are not a multiple of the group size {}; choose another "
+                    "--group-size (channel always works) or leave it out with --ignore {}",
+                    linear.module, cols_, group_size_, linear.module));
+  }
+  NIBBLE_CHECK(factor == nullptr || factor->size() == cols_);
+  num_groups_ = cols_ / group_size_;
+  // Long chunks feed the matrix product well; short ones keep the threads busy on small Linears.
+  chunk_rows_ = rows_ >= 2048 ? 4 * kSweepRowMultiple : kSweepRowMultiple;
+
+  order_.resize(Size(cols_));
+  group_at_.resize(Size(cols_));
+  group_of_.resize(Size(cols_));
+  const bool ordered_groups = recipe.act_order == ActOrder::kGroup && factor != nullptr;
+  for (int64_t i = 0; i < cols_; ++i) {
+    const int32_t column = factor != nullptr ? factor->order()[Size(i)] : static_cast<int32_t>(i);
+    order_[Size(i)] = column;
+    group_at_[Size(i)] = static_cast<int32_t>((ordered_groups ? i : column) / group_size_);
+    group_of_[Size(column)] = group_at_[Size(i)];
+  }
+  if (recipe.observer == Observer::kImatrixMse) {
+    if (factor != nullptr) {
+      importance_.assign(factor->diagonal().begin(), factor->diagonal().end());
+    } else {
+      importance_.assign(Size(cols_), 1.0f);
+    }
+  }
+
+  packed_.bits = recipe.bits;
+  packed_.rows = rows_;
+  packed_.cols = cols_;
+  packed_.group_size = group_size_;
+  packed_.packed = Tensor(DType::kI32, Shape{rows_, (cols_ * recipe.bits + 31) / 32});
+  packed_.scales = Tensor(scale_dtype, Shape{rows_, num_groups_});
+  if (ordered_groups) packed_.g_idx = Tensor::FromVector(group_of_, Shape{cols_});
+  if (!recipe.symmetric) zero_points_.resize(Size(rows_ * num_groups_));
+  losses_.resize(Size(rows_));
+  output_errors_.resize(Size(rows_));
+  weight_errors_.resize(Size(rows_));
+  weight_norms_.resize(Size(rows_));
+}
+
+void LinearSolver::ReadRows(int64_t first, int64_t count, float* out) const {
+  const TensorView rows = linear_->weight.Rows(first, count);
+  ToFloat(rows, std::span(out, Size(count * cols_)));
+  for (int64_t i = 0; i < count * cols_; ++i) {
+    if (!std::isfinite(out[i])) [[unlikely]] {
+      throw Error(
+          ErrorCode::kInvalidData,
+          fmt::format("{}.weight: the value at [{}, {}] is {}; a checkpoint with such weights "
+                      "cannot be quantized",
+                      linear_->module, first + i / cols_, i % cols_, out[i]));
+    }
+  }
+}
+
+void LinearSolver::ObserveRow(const float* row, float* ordered, Grid* grids) const {
+  const bool permuted = packed_.g_idx.has_value();
+  std::vector<float> ordered_importance;
+  const float* values = row;
+  const float* importance = importance_.data();
+  if (permuted) {
+    for (int64_t i = 0; i < cols_; ++i) ordered[i] = row[order_[Size(i)]];
+    values = ordered;
+    if (!importance_.empty()) {
+      for (const int32_t column : order_) ordered_importance.push_back(importance_[Size(column)]);
+      importance = ordered_importance.data();
+    }
+  }
+  for (int64_t group = 0; group < num_groups_; ++group) {
+    const size_t size = Size(group_size_);
+    const int64_t first = group * group_size_;
+    grids[group] = ObserveGroup(
+        *recipe_, scale_dtype_, std::span(values + first, size),
+        importance_.empty() ? std::span<const float>() : std::span(importance + first, size));
+  }
+}
+
+void LinearSolver::MeasureRounding() {
+  const int64_t count = std::min(rows_, kMaxSampledRows);
+  std::vector<float> row(Size(cols_)), ordered(Size(cols_));
+  std::vector<Grid> grids(Size(num_groups_));
+  // Columns [0, count): rounding errors; [count, 2 count): the weights themselves.
+  std::vector<float> x(Size(cols_ * 2 * count)), hx(x.size());
+  for (int64_t sample = 0; sample < count; ++sample) {
+    ReadRows(SampledRow(sample, count, rows_), 1, row.data());
+    ObserveRow(row.data(), ordered.data(), grids.data());
+    for (int64_t k = 0; k < cols_; ++k) {
+      const Grid& grid = grids[Size(group_of_[Size(k)])];
+      const float weight = row[Size(k)];
+      const float decoded = (QuantizeOne(*recipe_, grid, weight) - grid.zero_point) * grid.scale;
+      x[Size(k * 2 * count + sample)] = weight - decoded;
+      x[Size(k * 2 * count + count + sample)] = weight;
+    }
+  }
+  factor_->Multiply(x.data(), 2 * count, hx.data());
+  for (int64_t k = 0; k < cols_; ++k) {
+    const size_t at = Size(k * 2 * count);
+    for (size_t i = at; i < at + Size(count); ++i) {
+      sampled_rounding_ += static_cast<double>(x[i]) * static_cast<double>(hx[i]);
+    }
+    for (size_t i = at + Size(count); i < at + Size(2 * count); ++i) {
+      sampled_energy_ += static_cast<double>(x[i]) * static_cast<double>(hx[i]);
+    }
+  }
+}
+
+void LinearSolver::SolveChunk(int64_t chunk, bool use_factor, Linalg& linalg) {
+  const int64_t first_row = chunk * chunk_rows_;
+  const int64_t count = std::min(chunk_rows_, rows_ - first_row);
+  const int64_t padded = (count + kSweepRowMultiple - 1) / kSweepRowMultiple * kSweepRowMultiple;
+  const auto floats = [](int64_t rows, int64_t cols) {
+    return Tensor(DType::kF32, Shape{rows, cols});
+  };
+  Tensor original = floats(count, cols_);
+  Tensor scales = floats(num_groups_, padded);
+  Tensor zero_points = floats(num_groups_, padded);
+  float* const weights = original.As<float>().data();
+  ReadRows(first_row, count, weights);
+
+  std::vector<float> ordered(packed_.g_idx ? Size(cols_) : 0);
+  std::vector<Grid> grids(Size(num_groups_));
+  std::fill(scales.As<float>().begin(), scales.As<float>().end(), 1.0f);
+  for (int64_t row = 0; row < count; ++row) {
+    ObserveRow(weights + row * cols_, ordered.data(), grids.data());
+    StoreGrids(first_row + row, grids);
+    for (int64_t group = 0; group < num_groups_; ++group) {
+      scales.As<float>()[Size(group * padded + row)] = grids[Size(group)].scale;
+      zero_points.As<float>()[Size(group * padded + row)] = grids[Size(group)].zero_point;
+    }
+  }
+
+  // The sweep, on the transposed chunk.
+  Tensor current = floats(cols_, padded);
+  Tensor errors = floats(std::min(recipe_->block_size, cols_), padded);
+  Tensor block_losses = floats(1, padded);
+  std::vector<int8_t> codes_at(Size(cols_ * padded));
+  TransposeInOrder(weights, count, cols_, order_, padded, current.As<float>().data());
+  if (use_factor && recipe_->dead_columns == DeadColumns::kZero) {
+    for (int64_t i = 0; i < cols_; ++i) {
+      if (!factor_->is_dead(order_[Size(i)])) continue;
+      float* const column = current.As<float>().data() + i * padded;
+      std::fill(column, column + padded, 0.0f);
+    }
+  }
+  for (int64_t first = 0; first < cols_; first += recipe_->block_size) {
+    SweepBlock block;
+    block.columns = std::min(recipe_->block_size, cols_ - first);
+    block.rows = padded;
+    block.weights = current.As<float>().data() + first * padded;
+    block.factor = use_factor ? factor_->factor() + first * cols_ + first : nullptr;
+    block.factor_stride = cols_;
+    block.groups = group_at_.data() + first;
+    block.scales = scales.As<float>().data();
+    block.zero_points = zero_points.As<float>().data();
+    block.min_code = static_cast<float>(recipe_->min_code());
+    block.max_code = static_cast<float>(recipe_->max_code());
+    block.codes = codes_at.data() + first * padded;
+    block.errors = errors.As<float>().data();
+    block.losses = block_losses.As<float>().data();
+    Sweep(block);
+    const int64_t next = first + block.columns;
+    if (!use_factor) continue;
+    for (int64_t row = 0; row < count; ++row) {
+      losses_[Size(first_row + row)] += static_cast<double>(block.losses[row]);
+    }
+    linalg.TransposedMultiplyAdd(-1.0f, factor_->factor() + first * cols_ + next, cols_,
+                                 block.errors, padded, current.As<float>().data() + next * padded,
+                                 padded, cols_ - next, padded, block.columns);
+  }
+
+  // Back to rows: codes, and how far they are from what they stand for.
+  std::vector<int8_t> codes(Size(count * cols_));
+  for (int64_t i = 0; i < cols_; ++i) {
+    for (int64_t row = 0; row < count; ++row) {
+      codes[Size(row * cols_ + order_[Size(i)])] = codes_at[Size(i * padded + row)];
+    }
+  }
+  const double damping = use_factor ? static_cast<double>(factor_->damping_added()) : 0;
+  for (int64_t row = 0; row < count; ++row) {
+    double error = 0, norm = 0, dead_error = 0;
+    for (int64_t k = 0; k < cols_; ++k) {
+      const size_t grid = Size(group_of_[Size(k)] * padded + row);
+      const double weight = static_cast<double>(weights[row * cols_ + k]);
+      const double decoded = static_cast<double>(
+          (static_cast<float>(codes[Size(row * cols_ + k)]) - zero_points.As<float>()[grid]) *
+          scales.As<float>()[grid]);
+      const double square = (weight - decoded) * (weight - decoded);
+      error += square;
+      norm += weight * weight;
+      if (use_factor && factor_->is_dead(k)) dead_error += square;
+    }
+    const size_t at = Size(first_row + row);
+    weight_errors_[at] = error;
+    weight_norms_[at] = norm;
+    // The sweep's squared errors sum to D (H + damping) D^T, a dead column standing in H with a
+    // one.
+    output_errors_[at] = std::max(0.0, losses_[at] - damping * error - dead_error);
+  }
+  const Tensor words = PackCodes(codes, count, cols_, recipe_->bits);
+  std::memcpy(packed_.packed.data() + first_row * packed_.packed.shape()[1] * 4,
+              words.view().data(), Size(words.view().size_bytes()));
+}
+
+void LinearSolver::StoreGrids(int64_t row, std::span<const Grid> grids) {
+  std::vector<float> scales;
+  for (const Grid& grid : grids) scales.push_back(grid.scale);
+  const Tensor stored = FromFloat(scales, scale_dtype_, Shape{num_groups_});
+  std::memcpy(packed_.scales.data() + row * num_groups_ * DTypeSize(scale_dtype_),
+              stored.view().data(), Size(stored.view().size_bytes()));
+  if (recipe_->symmetric) return;
+  for (int64_t group = 0; group < num_groups_; ++group) {
+    zero_points_[Size(row * num_groups_ + group)] =
+        static_cast<int8_t>(grids[Size(group)].zero_point);
+  }
+}
+
+QuantizedLinear LinearSolver::Finish(bool used_factor, int64_t tokens, double seconds) {
+  LinearReport report;
+  report.module = linear_->module;
+  report.rows = rows_;
+  report.cols = cols_;
+  report.tokens = tokens;
+  report.method = Name(used_factor ? Method::kGptq : Method::kRoundToNearest);
+  report.seconds = seconds;
+  double error = 0, norm = 0, loss = 0;
+  for (int64_t row = 0; row < rows_; ++row) {
+    error += weight_errors_[Size(row)];
+    norm += weight_norms_[Size(row)];
+    loss += losses_[Size(row)];
+  }
+  report.weight_error = norm > 0 ? error / norm : 0;
+  report.loss = loss / 2;
+  if (factor_ != nullptr) {
+    report.dead_columns = factor_->num_dead();
+    report.retries = factor_->retries();
+    if (used_factor) report.dampening = factor_->dampening();
+  }
+  if (sampled_energy_ > 0) {
+    report.relative_error_rtn = sampled_rounding_ / sampled_energy_;
+    report.relative_error = report.relative_error_rtn;
+    if (used_factor) {
+      const int64_t count = std::min(rows_, kMaxSampledRows);
+      double sum = 0;
+      for (int64_t sample = 0; sample < count; ++sample) {
+        sum += output_errors_[Size(SampledRow(sample, count, rows_))];
+      }
+      report.relative_error = sum / sampled_energy_;
+    }
+  }
+  if (!recipe_->symmetric) {
+    packed_.zero_point = PackZeroPoints(zero_points_, rows_, num_groups_, recipe_->bits);
+  }
+  return {std::move(packed_), std::move(report)};
+}
+
+}  // namespace nibble

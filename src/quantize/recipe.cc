@@ -1,0 +1,111 @@
+#include "quantize/recipe.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <initializer_list>
+#include <utility>
+
+namespace nibble {
+namespace {
+
+// The value that `word` stands for, or an error naming the option and every word it takes.
+template <typename T>
+T Choose(const std::string& option, const std::string& word,
+         std::initializer_list<std::pair<const char*, T>> choices) {
+  std::string allowed;
+  for (const auto& [name, value] : choices) {
+    if (word == name) return value;
+    allowed += (allowed.empty() ? "" : ", ") + std::string(name);
+  }
+  throw Error(ErrorCode::kInvalidArgument,
+              fmt::format("{}: \"{}\" is not one of {}", option, word, allowed));
+}
+
+}  // namespace
+
+Recipe MakeRecipe(const RecipeOptions& options) {
+  Recipe recipe;
+  recipe.method = Choose<Method>("--method", options.method,
+                                 {{"gptq", Method::kGptq}, {"rtn", Method::kRoundToNearest}});
+  recipe.bits = static_cast<int>(
+      Choose<int>("--bits", fmt::format("{}", options.bits), {{"4", 4}, {"8", 8}}));
+  recipe.group_size = Choose<int64_t>("--group-size", options.group_size,
+                                      {{"32", 32}, {"64", 64}, {"128", 128}, {"channel", -1}});
+  recipe.symmetric = !options.asymmetric;
+  recipe.act_order = Choose<ActOrder>("--actorder", options.act_order,
+                                      {{"none", ActOrder::kNone},
+                                       {"static", ActOrder::kStatic},
+                                       {"weight", ActOrder::kStatic},
+                                       {"group", ActOrder::kGroup}});
+  recipe.observer = Choose<Observer>("--observer", options.observer,
+                                     {{"minmax", Observer::kMinMax},
+                                      {"mse", Observer::kMse},
+                                      {"imatrix_mse", Observer::kImatrixMse}});
+  recipe.dead_columns =
+      Choose<DeadColumns>("--dead-columns", options.dead_columns,
+                          {{"keep", DeadColumns::kKeep}, {"zero", DeadColumns::kZero}});
+  if (!(options.dampening > 0 && options.dampening <= 10)) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("--dampening: expected a number above 0 and at most 10, found {}",
+                            options.dampening));
+  }
+  recipe.dampening = options.dampening;
+  if (options.block_size < 1 || options.block_size > 4096) {
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("--block-size: expected 1 to 4096 columns, found {}", options.block_size));
+  }
+  recipe.block_size = options.block_size;
+  recipe.ignore = options.ignore;
+  for (const std::string& pattern : recipe.ignore) MatchesPattern(pattern, "");  // syntax only
+
+  if (recipe.method == Method::kRoundToNearest) {
+    if (recipe.act_order != ActOrder::kNone) {
+      throw Error(
+          ErrorCode::kInvalidArgument,
+          fmt::format("--actorder {}: rounding to nearest has no order of columns; leave the "
+                      "flag out or use --method gptq",
+                      options.act_order));
+    }
+    if (recipe.observer == Observer::kImatrixMse) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  "--observer imatrix_mse weighs columns by calibration statistics, which --method "
+                  "rtn does not gather; use mse or --method gptq");
+    }
+  }
+  return recipe;
+}
+
+bool IsTarget(const Recipe& recipe, const std::string& module) {
+  return !MatchesAny(recipe.ignore, module);
+}
+
+const char* Name(Method method) { return method == Method::kGptq ? "gptq" : "rtn"; }
+
+const char* Name(Observer observer) {
+  switch (observer) {
+    case Observer::kMinMax:
+      return "minmax";
+    case Observer::kMse:
+      return "mse";
+    case Observer::kImatrixMse:
+      return "imatrix_mse";
+  }
+  return "?";
+}
+
+const char* Name(ActOrder act_order) {
+  switch (act_order) {
+    case ActOrder::kNone:
+      return "none";
+    case ActOrder::kStatic:
+      return "static";
+    case ActOrder::kGroup:
+      return "group";
+  }
+  return "?";
+}
+
+}  // namespace nibble

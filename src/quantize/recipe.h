@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "checkpoint/quant_config.h"
+#include "nibble/quantize.h"
+
+namespace nibble {
+
+enum class Method { kGptq, kRoundToNearest };
+enum class Observer { kMinMax, kMse, kImatrixMse };
+enum class DeadColumns { kKeep, kZero };
+
+// How Linears become integers: checked and typed. Defaults are the recipe of the published 8x22B
+// card.
+struct Recipe {
+  Method method = Method::kGptq;
+  int bits = 4;
+  int64_t group_size = 128;  // weights of a row that share a scale; -1: the whole row
+  bool symmetric = true;
+  ActOrder act_order = ActOrder::kNone;
+  Observer observer = Observer::kMinMax;
+  double dampening = 0.1;  // fraction of the mean diagonal of H added to its diagonal
+  int64_t block_size = 128;
+  DeadColumns dead_columns = DeadColumns::kKeep;  // inputs that calibration never excited
+  std::vector<std::string> ignore = {"lm_head", "re:.*block_sparse_moe\\.gate$"};
+
+  int min_code() const { return -(1 << (bits - 1)); }
+  int max_code() const { return (1 << (bits - 1)) - 1; }
+  int64_t GroupSize(int64_t cols) const { return group_size < 0 ? cols : group_size; }
+};
+
+// From what the caller asked for, in words. Throws kInvalidArgument naming the option, the value
+// and the values allowed.
+Recipe MakeRecipe(const RecipeOptions& options);
+
+// True if Linear `module` is to be quantized: "Linear" is a target and nothing in `ignore` matches.
+bool IsTarget(const Recipe& recipe, const std::string& module);
+
+const char* Name(Method method);
+const char* Name(Observer observer);
+const char* Name(ActOrder act_order);
+
+}  // namespace nibble

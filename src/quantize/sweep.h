@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+
+namespace nibble {
+
+// The sequential heart of GPTQ: one block of columns of one chunk of rows. Data lies transposed, a
+// column of the chunk after the other, so that every step is a vector operation over rows.
+struct SweepBlock {
+  int64_t columns = 0;
+  int64_t rows = 0;          // a multiple of kSweepRowMultiple
+  float* weights = nullptr;  // [columns, rows], in: current weights; out: of no use
+  const float* factor =
+      nullptr;                // upper triangle of the block's [columns, columns] part of U; null:
+  int64_t factor_stride = 0;  //   plain rounding
+  const int32_t* groups = nullptr;     // [columns]: the group of each column
+  const float* scales = nullptr;       // [num_groups, rows]
+  const float* zero_points = nullptr;  // [num_groups, rows]
+  float min_code = 0;
+  float max_code = 0;
+  int8_t* codes = nullptr;  // [columns, rows], out
+  float* errors =
+      nullptr;  // [columns, rows], out: (weight - decoded) / U[i, i], to be spread to the
+                //   columns after the block
+  float* losses = nullptr;  // [rows], out: sum of the block's squared errors
+};
+
+// Rows of a chunk are padded to this.
+constexpr int64_t kSweepRowMultiple = 64;
+
+// Quantizes each column in turn and takes its error out of the columns after it inside the block.
+// Run-time dispatched to the best vector unit; rows do not influence each other.
+void Sweep(const SweepBlock& block);
+
+}  // namespace nibble
