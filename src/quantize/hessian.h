@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+
+#include "backend/linalg.h"
+
+namespace nibble {
+
+// The running Gram matrix X^T X of one layer input (a tap), shared by the Linears that read it.
+// Only the upper triangle is kept. Sums are single precision over fixed runs of rows, so they
+// depend on the order of the calibration tokens alone.
+class Hessian {
+ public:
+  explicit Hessian(
+      int64_t size);  // zeros, whose pages are not resident yet; throws kResourceExhausted
+  ~Hessian();
+  Hessian(Hessian&& other) noexcept;
+  Hessian& operator=(Hessian&&) = delete;
+
+  // Adds `rows` inputs, x [rows, size].
+  void Add(const float* x, int64_t rows, Linalg& linalg);
+
+  int64_t size() const { return size_; }
+  int64_t tokens() const { return tokens_; }
+  float* data() { return data_; }
+  bool finite() const;  // looks at the diagonal, where every NaN and overflow shows
+
+ private:
+  int64_t size_ = 0;
+  int64_t tokens_ = 0;
+  float* data_ = nullptr;
+};
+
+}  // namespace nibble
