@@ -367,6 +367,15 @@ TensorView CheckpointWriter::Read(const std::string& name) const {
                     place.plan->shape);
 }
 
+void CheckpointWriter::DontNeed(const TensorView& view) const {
+  for (const auto& [shard, mapping] : state_->mappings) {
+    const std::span<const std::byte> file = mapping.bytes();
+    if (view.data() >= file.data() && view.data() < file.data() + file.size()) {
+      mapping.DontNeed(view.bytes());
+    }
+  }
+}
+
 void CheckpointWriter::Publish(const std::vector<std::pair<std::string, std::string>>& files) {
   State& state = *state_;
   NIBBLE_CHECK(num_done() == num_units());

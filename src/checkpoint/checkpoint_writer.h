@@ -71,6 +71,9 @@ class CheckpointWriter {
   // A tensor of a done unit, mapped from its shard. Lives as long as this object.
   TensorView Read(const std::string& name) const;
 
+  // Forgets the resident pages of a view from Read; they come back from the file when touched.
+  void DontNeed(const TensorView& view) const;
+
   // After the last unit: renames the remaining shards, then writes `files` (name → content;
   // config.json among them) and the index, each atomically. May be repeated.
   void Publish(const std::vector<std::pair<std::string, std::string>>& files);

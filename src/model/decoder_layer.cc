@@ -58,6 +58,12 @@ void DecoderLayer::Route(const LayerWeights& weights, const Activation& x,
 
 void DecoderLayer::Experts(const LayerWeights& weights, Activation& x, LayerScratch& scratch,
                            LayerObserver* observer) const {
+  ExpertsMiddle(weights, scratch, observer);
+  backend_->ExpertsDownResidual(scratch.g, scratch.routing, scratch.expert_weights, x);
+}
+
+void DecoderLayer::ExpertsMiddle(const LayerWeights& weights, LayerScratch& scratch,
+                                 LayerObserver* observer) const {
   ExpertWeights& experts = scratch.expert_weights;
   experts.gate.clear();
   experts.up.clear();
@@ -70,7 +76,6 @@ void DecoderLayer::Experts(const LayerWeights& weights, Activation& x, LayerScra
   if (observer != nullptr) observer->ExpertInput(scratch.h, scratch.routing);
   backend_->ExpertsGateUp(scratch.h, scratch.routing, experts, scratch.g);
   if (observer != nullptr) observer->ExpertMiddle(scratch.g, scratch.routing);
-  backend_->ExpertsDownResidual(scratch.g, scratch.routing, experts, x);
 }
 
 void DecoderLayer::Forward(const LayerWeights& weights, KvPages kv, Activation& x,

@@ -48,6 +48,11 @@ class DecoderLayer {
   void Experts(const LayerWeights& weights, Activation& x, LayerScratch& scratch,
                LayerObserver* observer = nullptr) const;
 
+  // The first half of Experts: scratch.g = silu(w1 h) * (w3 h), a row a slot. Calibration needs no
+  // more; the down weights may be absent.
+  void ExpertsMiddle(const LayerWeights& weights, LayerScratch& scratch,
+                     LayerObserver* observer = nullptr) const;
+
   // All three.
   void Forward(const LayerWeights& weights, KvPages kv, Activation& x, LayerScratch& scratch,
                LayerObserver* observer = nullptr) const;
