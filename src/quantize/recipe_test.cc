@@ -44,7 +44,7 @@ TEST(Recipe, UnknownWordsAreRefusedWithTheAllowedOnes) {
   ExpectRefused({.observer = "max"}, HasSubstr("minmax, mse, imatrix_mse"));
   ExpectRefused({.dampening = 0}, HasSubstr("--dampening"));
   ExpectRefused({.block_size = 0}, HasSubstr("--block-size"));
-  ExpectRefused({.ignore = {"re:("}}, HasSubstr("re:("));
+  ExpectRefused({.ignore = {"re:("}}, HasSubstr("regular expression"));
 }
 
 TEST(Recipe, RoundingToNearestHasNoUseForCalibrationOptions) {

@@ -50,16 +50,17 @@ class JsonBuilder : public YAML::EventHandler {
   }
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t,
                 const std::string& value) override {
-    const bool plain = tag == "?";
-    if (!plain && tag != "!" && !tag.empty()) Fail(mark, "tag " + tag + " is not supported");
-    Add(mark, plain ? PlainScalar(value) : Json(value), value);
+    CheckTag(mark, tag);
+    Add(mark, tag == "?" ? PlainScalar(value) : Json(value), value);
   }
-  void OnSequenceStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t,
+  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t,
                        YAML::EmitterStyle::value) override {
+    CheckTag(mark, tag);
     Open(mark, Json::array());
   }
-  void OnMapStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t,
+  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t,
                   YAML::EmitterStyle::value) override {
+    CheckTag(mark, tag);
     Open(mark, Json::object());
   }
   void OnSequenceEnd() override { Close(); }
@@ -75,6 +76,11 @@ class JsonBuilder : public YAML::EventHandler {
 
   [[noreturn]] void Fail(const YAML::Mark& mark, const std::string& what) const {
     throw Error(ErrorCode::kInvalidData, fmt::format("{}:{}: {}", where_, mark.line + 1, what));
+  }
+
+  // "?" marks a value without a tag, "!" a quoted one.
+  void CheckTag(const YAML::Mark& mark, const std::string& tag) const {
+    if (!tag.empty() && tag != "?" && tag != "!") Fail(mark, "tag " + tag + " is not supported");
   }
 
   void Count(const YAML::Mark& mark) {
