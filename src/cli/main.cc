@@ -46,6 +46,8 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
 
   RunCommand run;
+  AddInspectCommand(app, run);
+  AddVerifyCommand(app, run);
   AddCompletionCommand(app, run);
 
   try {
