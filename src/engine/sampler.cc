@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "base/check.h"
 #include "base/random.h"
@@ -69,110 +70,114 @@ double LogSumExp(std::span<const float> logits) {
   return largest + std::log(sum);
 }
 
+// Repetition, frequency and presence penalties on the tokens that occurred.
+void Sampler::Penalise(const SamplingParams& params, const SamplingState& state,
+                       std::span<float> logits) {
+  raw_of_penalised_.clear();
+  if (params.repetition_penalty == 1 && params.presence_penalty == 0 &&
+      params.frequency_penalty == 0) {
+    return;
+  }
+  counts_.resize(logits.size(), 0);
+  const auto see = [&](int32_t id) {
+    raw_of_penalised_.emplace_back(id, logits[static_cast<size_t>(id)]);
+  };
+  for (const int32_t id : state.output) {
+    if (counts_[static_cast<size_t>(id)]++ == 0) see(id);
+  }
+  for (const int32_t id : state.prompt) {
+    if (counts_[static_cast<size_t>(id)] != 0) continue;
+    counts_[static_cast<size_t>(id)] = -1;  // seen, but not in the output
+    see(id);
+  }
+  for (const auto& [id, raw] : raw_of_penalised_) {
+    const int32_t count = std::max(std::exchange(counts_[static_cast<size_t>(id)], 0), 0);
+    double value = static_cast<double>(raw);
+    value = value > 0 ? value / params.repetition_penalty : value * params.repetition_penalty;
+    value -= params.frequency_penalty * count;
+    if (count > 0) value -= params.presence_penalty;
+    logits[static_cast<size_t>(id)] = static_cast<float>(value);
+  }
+}
+
+// Zeroes the probabilities that min_p, top_k and top_p drop, in this order.
+void Sampler::Filter(const SamplingParams& params) {
+  for (double& p : probabilities_) {
+    if (p < params.min_p) p = 0;  // the largest is 1
+  }
+  const size_t vocab = probabilities_.size();
+  const bool filter_k = params.top_k > 0 && params.top_k < static_cast<int64_t>(vocab);
+  if (!filter_k && params.top_p >= 1) return;
+
+  order_.resize(vocab);
+  std::iota(order_.begin(), order_.end(), 0);
+  const auto more_likely = [this](int32_t a, int32_t b) {
+    const double pa = probabilities_[static_cast<size_t>(a)];
+    const double pb = probabilities_[static_cast<size_t>(b)];
+    return pa != pb ? pa > pb : a < b;
+  };
+  if (filter_k) {
+    const auto kth = order_.begin() + (params.top_k - 1);
+    std::nth_element(order_.begin(), kth, order_.end(), more_likely);
+    const double threshold = probabilities_[static_cast<size_t>(*kth)];
+    for (double& p : probabilities_) {
+      if (p < threshold) p = 0;
+    }
+  }
+  if (params.top_p >= 1) return;
+
+  // Sorts no further than it has to look: mostly a few hundred tokens make up the share, whatever
+  // the vocabulary.
+  const double total = std::accumulate(probabilities_.begin(), probabilities_.end(), 0.0);
+  double above = 0;  // probability of the tokens that are more likely than the next one
+  size_t kept = 0;
+  size_t sorted = 0;
+  while (kept < vocab && above < params.top_p * total) {
+    if (kept == sorted) {
+      const auto from = order_.begin() + static_cast<std::ptrdiff_t>(sorted);
+      sorted = std::min(vocab, std::max<size_t>(256, sorted * 8));
+      std::partial_sort(from, order_.begin() + static_cast<std::ptrdiff_t>(sorted), order_.end(),
+                        more_likely);
+    }
+    above += probabilities_[static_cast<size_t>(order_[kept++])];
+  }
+  for (size_t i = kept; i < vocab; ++i) probabilities_[static_cast<size_t>(order_[i])] = 0;
+}
+
 Sampled Sampler::Sample(const SamplingParams& params, const SamplingState& state,
                         std::span<float> logits) {
   NIBBLE_CHECK(!logits.empty());
-  const size_t vocab = logits.size();
-  // The reported log-probability is the untouched model's: remember what turns a raw logit into it.
-  const double log_sum = LogSumExp(logits);
-  const auto log_probability = [&](float raw) { return static_cast<double>(raw) - log_sum; };
-
+  const double log_sum = LogSumExp(logits);  // of the untouched model
   if (static_cast<int64_t>(state.output.size()) < params.min_tokens) {
     for (const int32_t id : state.end_ids) logits[static_cast<size_t>(id)] = kMasked;
     for (const int32_t id : params.stop_token_ids) logits[static_cast<size_t>(id)] = kMasked;
   }
-
-  const bool penalised = params.repetition_penalty != 1 || params.presence_penalty != 0 ||
-                         params.frequency_penalty != 0;
-  std::vector<std::pair<int32_t, float>> raw_of_penalised;
-  if (penalised) {
-    counts_.resize(vocab, 0);
-    // Each seen token once: -1 marks one that only the prompt holds.
-    std::vector<int32_t> seen;
-    for (const int32_t id : state.output) {
-      if (counts_[static_cast<size_t>(id)]++ == 0) seen.push_back(id);
-    }
-    for (const int32_t id : state.prompt) {
-      if (counts_[static_cast<size_t>(id)] == 0) {
-        counts_[static_cast<size_t>(id)] = -1;
-        seen.push_back(id);
-      }
-    }
-    for (const int32_t id : seen) {
-      float& logit = logits[static_cast<size_t>(id)];
-      raw_of_penalised.emplace_back(id, logit);
-      const int32_t count = std::max(counts_[static_cast<size_t>(id)], 0);
-      double value = logit;
-      value = value > 0 ? value / params.repetition_penalty : value * params.repetition_penalty;
-      value -= params.frequency_penalty * count;
-      if (count > 0) value -= params.presence_penalty;
-      logit = static_cast<float>(value);
-      counts_[static_cast<size_t>(id)] = 0;
-    }
-  }
+  Penalise(params, state, logits);
   const auto chosen = [&](int32_t token) {
-    float raw = logits[static_cast<size_t>(token)];
-    for (const auto& [id, before] : raw_of_penalised) {
-      if (id == token) raw = before;
-    }
-    return Sampled{token, log_probability(raw)};
+    const auto penalised = std::find_if(raw_of_penalised_.begin(), raw_of_penalised_.end(),
+                                        [&](const auto& pair) { return pair.first == token; });
+    const float raw = penalised != raw_of_penalised_.end() ? penalised->second
+                                                           : logits[static_cast<size_t>(token)];
+    return Sampled{token, static_cast<double>(raw) - log_sum};
   };
 
-  if (params.greedy()) return chosen(ArgMax(logits));
+  const int32_t best = ArgMax(logits);
+  const double largest = static_cast<double>(logits[static_cast<size_t>(best)]);
+  if (params.greedy() || !std::isfinite(largest)) return chosen(best);
 
-  // Softmax at the given temperature, relative to the largest logit (whose weight is 1).
-  const float largest = *std::max_element(logits.begin(), logits.end());
-  if (!std::isfinite(largest)) return chosen(ArgMax(logits));
-  probabilities_.resize(vocab);
-  for (size_t i = 0; i < vocab; ++i) {
+  probabilities_.resize(logits.size());
+  for (size_t i = 0; i < logits.size(); ++i) {
     probabilities_[i] = std::exp((static_cast<double>(logits[i]) - largest) / params.temperature);
   }
-  if (params.min_p > 0) {
-    for (double& p : probabilities_) {
-      if (p < params.min_p) p = 0;
-    }
-  }
-  const bool filter_k = params.top_k > 0 && params.top_k < static_cast<int64_t>(vocab);
-  if (filter_k || params.top_p < 1) {
-    order_.resize(vocab);
-    std::iota(order_.begin(), order_.end(), 0);
-    const auto more_likely = [&](int32_t a, int32_t b) {
-      const double pa = probabilities_[static_cast<size_t>(a)];
-      const double pb = probabilities_[static_cast<size_t>(b)];
-      return pa != pb ? pa > pb : a < b;
-    };
-    if (filter_k) {
-      const auto kth = order_.begin() + (params.top_k - 1);
-      std::nth_element(order_.begin(), kth, order_.end(), more_likely);
-      const double threshold = probabilities_[static_cast<size_t>(*kth)];
-      for (double& p : probabilities_) {
-        if (p < threshold) p = 0;
-      }
-    }
-    if (params.top_p < 1) {
-      std::sort(order_.begin(), order_.end(), more_likely);
-      const double total = std::accumulate(probabilities_.begin(), probabilities_.end(), 0.0);
-      double above = 0;  // probability of the tokens that are more likely than this one
-      for (const int32_t id : order_) {
-        double& p = probabilities_[static_cast<size_t>(id)];
-        if (above >= params.top_p * total) {
-          p = 0;
-        } else {
-          above += p;
-        }
-      }
-    }
-  }
-
+  Filter(params);
   const double total = std::accumulate(probabilities_.begin(), probabilities_.end(), 0.0);
   const double target = UniformDraw(state.seed, state.output.size()) * total;
   double passed = 0;
-  int32_t token = ArgMax(logits);
-  for (size_t i = 0; i < vocab; ++i) {
+  int32_t token = best;
+  for (size_t i = 0; i < probabilities_.size() && passed <= target; ++i) {
     if (probabilities_[i] <= 0) continue;
     passed += probabilities_[i];
     token = static_cast<int32_t>(i);
-    if (passed > target) break;
   }
   return chosen(token);
 }

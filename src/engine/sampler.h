@@ -4,6 +4,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace nibble {
@@ -40,8 +41,7 @@ struct SamplingState {
 
 struct Sampled {
   int32_t token = 0;
-  double log_probability =
-      0;  // under the model's own distribution: before penalties and temperature
+  double log_probability = 0;  // of the model itself: before penalties and temperature
 };
 
 // Chooses one token from `logits` [vocab], which is used as scratch. The draw is keyed by (seed,
@@ -54,9 +54,13 @@ class Sampler {
   Sampled Sample(const SamplingParams& params, const SamplingState& state, std::span<float> logits);
 
  private:
-  std::vector<double> probabilities_;
+  void Penalise(const SamplingParams& params, const SamplingState& state, std::span<float> logits);
+  void Filter(const SamplingParams& params);
+
+  std::vector<double> probabilities_;  // relative to the largest, which is 1
   std::vector<int32_t> order_;
   std::vector<int32_t> counts_;  // of each token in the output; all zero between calls
+  std::vector<std::pair<int32_t, float>> raw_of_penalised_;
 };
 
 // log(Σ exp(logit)) in double, stable.

@@ -2,9 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
+#include <numeric>
 
+#include "base/random.h"
 #include "nibble/error.h"
 
 namespace nibble {
@@ -122,6 +125,64 @@ TEST(Sampler, DependsOnSeedAndPositionOnly) {
   EXPECT_NE(Draw({}, logits, 5), Draw({}, logits, 6));
   EXPECT_NE(Draw({}, logits, 5), Draw({}, logits, 5, {}, {3}));
   EXPECT_EQ(Draw({}, logits, 5, {9, 9}, {3}), Draw({}, logits, 5, {}, {4}));
+}
+
+// The definition, step by step, on fully sorted lists.
+int32_t DrawSlowly(const SamplingParams& params, const std::vector<float>& logits, uint64_t seed) {
+  const size_t vocab = logits.size();
+  std::vector<size_t> order(vocab);
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return logits[a] > logits[b]; });
+  std::vector<double> p(vocab);
+  const double largest = static_cast<double>(logits[order[0]]);
+  const auto normalise = [&] {
+    const double total = std::accumulate(p.begin(), p.end(), 0.0);
+    for (double& value : p) value /= total;
+  };
+  for (size_t i = 0; i < vocab; ++i) {
+    p[i] = std::exp((static_cast<double>(logits[i]) - largest) / params.temperature);
+  }
+  normalise();
+  const double floor = params.min_p * p[order[0]];
+  for (double& value : p) value = value < floor ? 0 : value;
+  normalise();
+  if (params.top_k > 0 && params.top_k < static_cast<int64_t>(vocab)) {
+    const double kth = p[order[static_cast<size_t>(params.top_k - 1)]];
+    for (double& value : p) value = value < kth ? 0 : value;
+    normalise();
+  }
+  double above = 0;
+  for (const size_t id : order) {
+    const double own = p[id];
+    if (above >= params.top_p) p[id] = 0;
+    above += own;
+  }
+  normalise();
+  const auto block = Philox4x32({static_cast<uint32_t>(seed), 0}, {0, 0, 0, 0});
+  const double u =
+      (static_cast<double>((uint64_t{block[0]} << 32 | block[1]) >> 11) + 0.5) * 0x1p-53;
+  double passed = 0;
+  for (size_t id = 0; id < vocab; ++id) {
+    passed += p[id];
+    if (p[id] > 0 && passed > u) return static_cast<int32_t>(id);
+  }
+  return -1;
+}
+
+TEST(Sampler, EqualsTheDefinitionOverLargeVocabularies) {
+  PythonRandom random(3);
+  for (uint64_t round = 0; round < 200; ++round) {
+    std::vector<float> logits(1 + random.NextBelow(5000));
+    const double spread = round % 3 == 0 ? 0.1 : 8.0;  // flat ones keep thousands of tokens
+    for (float& logit : logits) logit = static_cast<float>(spread * random.NextDouble());
+    SamplingParams params;
+    params.temperature = 0.5 + random.NextDouble();
+    if (random.NextBelow(2) == 0) params.top_p = 0.05 + 0.94 * random.NextDouble();
+    if (random.NextBelow(2) == 0) params.top_k = static_cast<int64_t>(1 + random.NextBelow(900));
+    if (random.NextBelow(3) == 0) params.min_p = 0.3 * random.NextDouble();
+    EXPECT_EQ(Draw(params, logits, round), DrawSlowly(params, logits, round)) << round;
+  }
 }
 
 TEST(CheckSamplingParams, NamesTheFieldItRefuses) {
