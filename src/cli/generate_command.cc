@@ -1,10 +1,14 @@
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdio>
 #include <iostream>
 #include <memory>
+#include <optional>
+#include <string_view>
 
+#include "base/log.h"
 #include "cli/loaded_model.h"
 #include "data/table.h"
 #include "engine/generator.h"
@@ -19,6 +23,7 @@ struct GenerateOptions {
   std::vector<std::string> prompts;
   std::string prompts_file;
   bool chat = false;
+  std::string messages_file;
   std::string system;
   SamplingParams sampling;
   int64_t seed = 0;
@@ -48,21 +53,52 @@ std::vector<std::string> ReadPrompts(const std::string& path) {
   return prompts;
 }
 
-void Write(const std::string& text) {
+void Write(std::string_view text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fflush(stdout);
 }
 
-// Counts tokens and time of one Generate call, and tells them on stderr.
+// Prints answers as they come, in the order of the requests: the first unfinished one streams,
+// those behind it wait.
+class Streamer {
+ public:
+  explicit Streamer(std::vector<std::string> heads) : heads_(std::move(heads)) {
+    texts_.resize(heads_.size());
+    finished_.resize(heads_.size());
+    Write(heads_.front());
+  }
+
+  void Add(const GenerationEvent& event) {
+    finished_[event.request] = event.finished;
+    if (event.request != current_) {
+      texts_[event.request] += event.delta;
+      return;
+    }
+    Write(event.delta);
+    while (current_ < heads_.size() && finished_[current_]) {
+      Write("\n");
+      if (++current_ < heads_.size()) Write(heads_[current_] + texts_[current_]);
+    }
+  }
+
+ private:
+  std::vector<std::string> heads_;  // what stands before each answer
+  std::vector<std::string> texts_;  // of those that wait
+  std::vector<bool> finished_;
+  size_t current_ = 0;
+};
+
+// Counts tokens and time of one Generate call.
 class Stopwatch {
  public:
-  void Token() {
+  void Count(const GenerationEvent& /*event*/) {
     if (tokens_++ == 0) first_ = std::chrono::steady_clock::now();
   }
+
   double seconds() const { return Since(start_, std::chrono::steady_clock::now()); }
   double first_token_seconds() const { return tokens_ == 0 ? 0 : Since(start_, first_); }
   int64_t tokens() const { return tokens_; }
-  // Of the tokens after the first step, which the prompt dominates.
+  // Of the tokens after the first, before which most of the prompt work lies.
   double tokens_per_second() const {
     const double rest = seconds() - first_token_seconds();
     return tokens_ > 1 && rest > 0 ? static_cast<double>(tokens_ - 1) / rest : 0;
@@ -79,6 +115,20 @@ class Stopwatch {
   int64_t tokens_ = 0;
 };
 
+// What --messages names: a list of {"role", "content"} objects, or an object with "messages".
+Json ReadMessages(const std::string& path) {
+  Json document = ReadJsonFile(path);
+  if (document.is_object() && document.contains("messages")) document = document["messages"];
+  if (!document.is_array() || document.empty()) {
+    throw Error(ErrorCode::kInvalidData,
+                path + ": expected a list of messages, each with a role and content");
+  }
+  for (const Json& message : document) {
+    GetRequired<std::string>(message, "role", path);
+  }
+  return document;
+}
+
 class GenerateRun {
  public:
   explicit GenerateRun(const GenerateOptions& options)
@@ -90,26 +140,24 @@ class GenerateRun {
 
   int Prompts(const std::vector<std::string>& prompts) {
     std::vector<GenerationRequest> requests;
+    std::vector<std::string> heads;
     for (const std::string& prompt : prompts) {
       requests.push_back({loaded_.Encode(prompt, true), options_.sampling});
+      heads.push_back(prompts.size() == 1 ? std::string()
+                                          : fmt::format("[{}] {}", heads.size(), prompt));
     }
-    const bool stream = prompts.size() == 1 && !options_.json;
     Stopwatch watch;
-    const std::vector<Generation> results =
-        Generate(loaded_.model(), &loaded_.tokenizer(), requests, generator_,
-                 [&](size_t, int32_t, const std::string& delta) {
-                   watch.Token();
-                   if (stream) Write(delta);
-                 });
-    if (options_.json) {
-      PrintResults(prompts, requests, results, watch);
-    } else if (stream) {
-      Write("\n");
-    } else {
-      for (size_t i = 0; i < prompts.size(); ++i)
-        Write(fmt::format("[{}] {}{}\n", i, prompts[i], results[i].text));
-    }
-    Report(watch);
+    const std::vector<Generation> results = RunRequests(requests, heads, watch);
+    if (options_.json) PrintResults(prompts, requests, results, watch);
+    Report(requests, watch);
+    return kExitSuccess;
+  }
+
+  // One answer to a conversation from a file.
+  int Messages() {
+    Json messages = ReadMessages(options_.messages_file);
+    Answer(ChatTemplate::Load(options_.model), messages);
+    if (options_.json) PrintJson({{"messages", messages}});
     return kExitSuccess;
   }
 
@@ -117,29 +165,19 @@ class GenerateRun {
   int Chat() {
     const ChatTemplate chat_template = ChatTemplate::Load(options_.model);
     Json messages = Json::array();
-    if (!options_.system.empty())
+    if (!options_.system.empty()) {
       messages.push_back({{"role", "system"}, {"content", options_.system}});
+    }
+    const bool terminal = ::isatty(STDIN_FILENO) == 1;
     std::string line;
     for (;;) {
-      std::fputs("> ", stderr);
+      if (terminal) std::fputs("> ", stderr);
       if (!std::getline(std::cin, line)) break;
       if (line.empty()) continue;
       messages.push_back({{"role", "user"}, {"content", line}});
-      // The template writes BOS itself.
-      const std::vector<GenerationRequest> request = {
-          {loaded_.Encode(chat_template.Render(messages, true), false), options_.sampling}};
-      Stopwatch watch;
-      const std::vector<Generation> result =
-          Generate(loaded_.model(), &loaded_.tokenizer(), request, generator_,
-                   [&](size_t, int32_t, const std::string& delta) {
-                     watch.Token();
-                     if (!options_.json) Write(delta);
-                   });
-      if (!options_.json) Write("\n");
-      messages.push_back({{"role", "assistant"}, {"content", result.front().text}});
-      Report(watch);
+      Answer(chat_template, messages);
     }
-    std::fputc('\n', stderr);
+    if (terminal) std::fputc('\n', stderr);
     if (options_.json) PrintJson({{"messages", messages}});
     return kExitSuccess;
   }
@@ -147,10 +185,36 @@ class GenerateRun {
  private:
   static constexpr int64_t kMaxBatchTokens = 512;
 
-  static void Report(const Stopwatch& watch) {
-    fmt::print(stderr, "{} tokens in {:.2f} s, first after {:.3f} s, then {:.1f} tokens/s\n",
-               watch.tokens(), watch.seconds(), watch.first_token_seconds(),
-               watch.tokens_per_second());
+  std::vector<Generation> RunRequests(const std::vector<GenerationRequest>& requests,
+                                      const std::vector<std::string>& heads, Stopwatch& watch) {
+    std::optional<Streamer> streamer;
+    if (!options_.json) streamer.emplace(heads);
+    return Generate(loaded_.model(), &loaded_.tokenizer(), requests, generator_,
+                    [&](const GenerationEvent& event) {
+                      watch.Count(event);
+                      if (streamer) streamer->Add(event);
+                    });
+  }
+
+  // Appends the assistant's message.
+  void Answer(const ChatTemplate& chat_template, Json& messages) {
+    // The template writes BOS itself.
+    const std::vector<GenerationRequest> request = {
+        {loaded_.Encode(chat_template.Render(messages, true), false), options_.sampling}};
+    Stopwatch watch;
+    const std::vector<Generation> result = RunRequests(request, {""}, watch);
+    messages.push_back({{"role", "assistant"}, {"content", result.front().text}});
+    Report(request, watch);
+  }
+
+  static void Report(const std::vector<GenerationRequest>& requests, const Stopwatch& watch) {
+    size_t prompt_tokens = 0;
+    for (const GenerationRequest& request : requests) prompt_tokens += request.prompt.size();
+    LogInfo(
+        "generated prompts={} prompt_tokens={} tokens={} seconds={:.3f} first_token_seconds={:.3f} "
+        "tokens_per_second={:.1f}",
+        requests.size(), prompt_tokens, watch.tokens(), watch.seconds(),
+        watch.first_token_seconds(), watch.tokens_per_second());
   }
 
   static void PrintResults(const std::vector<std::string>& prompts,
@@ -179,13 +243,15 @@ class GenerateRun {
 
 int RunGenerate(GenerateOptions options) {
   options.sampling.seed = options.seed;
+  if (!options.messages_file.empty()) return GenerateRun(options).Messages();
+  if (options.chat) return GenerateRun(options).Chat();
   std::vector<std::string> prompts = options.prompts;
   if (!options.prompts_file.empty()) prompts = ReadPrompts(options.prompts_file);
-  if (prompts.empty() && !options.chat) {
-    throw Error(ErrorCode::kInvalidArgument, "give --prompt TEXT, --prompts FILE or --chat");
+  if (prompts.empty()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "give --prompt TEXT, --prompts FILE, --messages FILE or --chat");
   }
-  GenerateRun run(options);
-  return options.chat ? run.Chat() : run.Prompts(prompts);
+  return GenerateRun(options).Prompts(prompts);
 }
 
 }  // namespace
@@ -207,8 +273,12 @@ void AddGenerateCommand(CLI::App& app, RunCommand& run) {
                           "File of prompts: one a line, or JSON lines with \"prompt\"");
   CLI::Option* chat = command->add_flag("--chat", options->chat,
                                         "Take turns from standard input through the chat template");
-  prompt->excludes(file)->excludes(chat);
-  file->excludes(chat);
+  CLI::Option* messages = command->add_option(
+      "--messages", options->messages_file,
+      "JSON file: a list of messages (role, content) to answer through the chat template");
+  prompt->excludes(file)->excludes(chat)->excludes(messages);
+  file->excludes(chat)->excludes(messages);
+  chat->excludes(messages);
   command->add_option("--system", options->system, "System message of a chat")->needs(chat);
   command->add_option("--max-tokens", sampling.max_tokens, "Tokens to generate at most")
       ->capture_default_str();

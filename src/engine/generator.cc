@@ -36,8 +36,14 @@ uint64_t SeedOf(const SamplingParams& params, uint64_t run_seed, size_t index) {
 
 // Refuses what could never run.
 void CheckRequests(const Mixtral& model, const Tokenizer* tokenizer,
-                   std::span<const GenerationRequest> requests) {
+                   std::span<const GenerationRequest> requests, const GeneratorOptions& options) {
   const ModelConfig& config = model.config();
+  for (const int32_t id : options.end_ids) {
+    if (id >= 0 && id < config.vocab_size) continue;
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("end_ids: token id {} is outside the model's vocabulary of {}", id,
+                            config.vocab_size));
+  }
   const auto refuse = [](size_t index, const std::string& why) {
     throw Error(ErrorCode::kInvalidArgument, fmt::format("prompt {}: {}", index, why));
   };
@@ -192,11 +198,12 @@ class Run {
       stop_string = detokenizer->stopped();
     }
     result.text += delta;
-    if (stop_id || stop_string || full) {
+    const bool finished = stop_id || stop_string || full;
+    if (finished) {
       result.finish = stop_id || stop_string ? FinishReason::kStop : FinishReason::kLength;
       scheduler_.Remove(static_cast<int64_t>(request));
     }
-    if (callback_) callback_(request, sampled.token, delta);
+    if (callback_) callback_({request, sampled.token, delta, finished});
   }
 
   Mixtral& model_;
@@ -224,7 +231,7 @@ std::vector<Generation> Generate(Mixtral& model, const Tokenizer* tokenizer,
                                  const GeneratorOptions& options,
                                  const GenerationCallback& callback) {
   if (requests.empty()) return {};
-  CheckRequests(model, tokenizer, requests);
+  CheckRequests(model, tokenizer, requests, options);
   return Run(model, tokenizer, requests, options, callback).Finish();
 }
 

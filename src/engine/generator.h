@@ -4,6 +4,7 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/sampler.h"
@@ -34,14 +35,18 @@ struct GeneratorOptions {
   // memory.
   int64_t num_blocks = 0;
   DType kv_dtype = DType::kF32;
-  std::vector<int32_t> end_ids;  // end-of-sequence ids
-  uint64_t seed = 0;             // of requests without one: request i draws by (seed, i)
+  std::vector<int32_t> end_ids = {};  // end-of-sequence ids
+  uint64_t seed = 0;                  // of requests without one: request i draws by (seed, i)
 };
 
-// What happened since the last call: request index, its newest token and the text that is now
-// certain.
-using GenerationCallback =
-    std::function<void(size_t request, int32_t token, const std::string& delta)>;
+// One more token of a request, in the order they come about.
+struct GenerationEvent {
+  size_t request = 0;  // index
+  int32_t token = 0;
+  std::string_view delta;  // the text that is now certain, valid during the call
+  bool finished = false;   // no more events of this request
+};
+using GenerationCallback = std::function<void(const GenerationEvent& event)>;
 
 // Runs requests together over the paged KV cache as Scheduler plans: every step decodes all running
 // sequences and fills the rest of its token budget with prompt chunks. What a request yields

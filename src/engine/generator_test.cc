@@ -231,6 +231,23 @@ TEST(Generator, RefusesWhatCannotRun) {
   EXPECT_EQ(error_of({.prompt = {1}, .params = {.max_tokens = 97}}, {.num_blocks = 7}), "none");
 }
 
+TEST(Generator, EventsTellEachTokenOnceAndTheLastOneAsSuch) {
+  RandomModel model;
+  const auto requests = MixedRequests();
+  std::vector<std::vector<int32_t>> told(requests.size());
+  std::vector<bool> finished(requests.size(), false);
+  const auto generations =
+      Generate(*model, nullptr, requests, {.num_blocks = 6}, [&](const GenerationEvent& event) {
+        EXPECT_FALSE(finished[event.request]);
+        told[event.request].push_back(event.token);
+        finished[event.request] = event.finished;
+      });
+  for (size_t i = 0; i < requests.size(); ++i) {
+    EXPECT_EQ(told[i], generations[i].tokens);
+    EXPECT_TRUE(finished[i]);
+  }
+}
+
 TEST(Generator, NoRequestsGiveNothing) {
   RandomModel model;
   EXPECT_TRUE(Generate(*model, nullptr, {}, {}).empty());
@@ -291,9 +308,9 @@ TEST_F(TinymixGenerator, DeltasMakeUpTheTextAndEndBeforeAStopString) {
   const std::string stop = whole.substr(space, 4);  // across a word boundary
   requests_[0].params.stop = {"no such text", stop};
   std::vector<std::string> deltas(2);
-  const auto generations = Generate(
-      *model_, tokenizer_.get(), std::span(requests_).first(2), {},
-      [&](size_t request, int32_t, const std::string& delta) { deltas[request] += delta; });
+  const auto generations =
+      Generate(*model_, tokenizer_.get(), std::span(requests_).first(2), {},
+               [&](const GenerationEvent& event) { deltas[event.request] += event.delta; });
   EXPECT_EQ(generations[0].text, whole.substr(0, whole.find(stop)));
   EXPECT_EQ(generations[0].finish, FinishReason::kStop);
   EXPECT_LT(generations[0].tokens.size(), 64u);
