@@ -24,7 +24,7 @@ Error SystemError(const std::filesystem::path& path, const char* action, int cod
   const char* hint = "";
   if (code == ENOENT) {
     kind = ErrorCode::kNotFound;
-  } else if (code == ENOSPC || code == EDQUOT) {
+  } else if (code == ENOSPC || code == EDQUOT || code == EFBIG) {
     kind = ErrorCode::kResourceExhausted;
     hint = "; free some space or choose another disk";
   } else if (code == ENOMEM || code == EMFILE || code == ENFILE) {

@@ -1,0 +1,190 @@
+#include "base/file.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <vector>
+
+#include "nibble/error.h"
+#include "tests/support/temporary_directory.h"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+class FileTest : public ::testing::Test {
+ protected:
+  fs::path Path(const char* name) const { return directory_.path() / name; }
+
+  std::vector<std::string> Listing() const {
+    std::vector<std::string> names;
+    for (const auto& entry : fs::directory_iterator(directory_.path())) {
+      names.push_back(entry.path().filename().string());
+    }
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+
+  template <typename Action>
+  static std::string ErrorOf(ErrorCode code, Action action) {
+    try {
+      action();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), code) << error.what();
+      return error.what();
+    }
+    return "no error";
+  }
+
+ private:
+  testing::TemporaryDirectory directory_;
+};
+
+TEST_F(FileTest, ReadsBackWhatWasWritten) {
+  const std::string text("line\n\0\xff tail", 12);
+  WriteTextFile(Path("a"), text);
+  EXPECT_EQ(ReadTextFile(Path("a")), text);
+  const MappedFile mapped(Path("a"));
+  const std::span<const std::byte> bytes = mapped.bytes();
+  EXPECT_EQ(std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()), text);
+}
+
+TEST_F(FileTest, MapsAnEmptyFile) {
+  WriteTextFile(Path("empty"), "");
+  const MappedFile mapped(Path("empty"));
+  EXPECT_TRUE(mapped.bytes().empty());
+  mapped.WillNeed(mapped.bytes());
+  mapped.DontNeed(mapped.bytes());
+  EXPECT_EQ(ReadTextFile(Path("empty")), "");
+}
+
+TEST_F(FileTest, FollowsSymbolicLinks) {
+  WriteTextFile(Path("blob"), "text");
+  fs::create_symlink("blob", Path("link"));
+  EXPECT_EQ(MappedFile(Path("link")).bytes().size(), 4u);
+}
+
+TEST_F(FileTest, MovesAMapping) {
+  WriteTextFile(Path("a"), "aaaa");
+  WriteTextFile(Path("b"), "bb");
+  MappedFile a(Path("a"));
+  MappedFile b(std::move(a));
+  EXPECT_EQ(b.bytes().size(), 4u);
+  b = MappedFile(Path("b"));
+  EXPECT_EQ(b.bytes().size(), 2u);
+  EXPECT_EQ(b.path(), Path("b"));
+}
+
+TEST_F(FileTest, ReadsDroppedPagesAgain) {
+  std::string text;
+  for (int i = 0; i < 200'000; ++i) text += static_cast<char>('a' + i % 26);
+  WriteTextFile(Path("a"), text);
+  const MappedFile mapped(Path("a"));
+  const auto same = [&] {
+    return std::string_view(reinterpret_cast<const char*>(mapped.bytes().data()), text.size()) ==
+           text;
+  };
+  EXPECT_TRUE(same());
+  mapped.DontNeed(mapped.bytes());
+  EXPECT_TRUE(same());
+  mapped.DontNeed(mapped.bytes().subspan(5000, 3));  // no whole page inside
+  mapped.WillNeed(mapped.bytes().subspan(5000, 3));
+  EXPECT_TRUE(same());
+}
+
+TEST_F(FileTest, SaysWhatCannotBeRead) {
+  EXPECT_THAT(ErrorOf(ErrorCode::kNotFound, [&] { MappedFile{Path("absent")}; }),
+              HasSubstr(Path("absent").string()));
+  EXPECT_THAT(ErrorOf(ErrorCode::kNotFound, [&] { ReadTextFile(Path("absent")); }),
+              HasSubstr("No such file"));
+  EXPECT_THAT(ErrorOf(ErrorCode::kIo, [&] { ReadTextFile(Path("")); }),
+              HasSubstr("found a folder"));
+  ASSERT_EQ(::mkfifo(Path("pipe").c_str(), 0600), 0);  // must not wait for a writer
+  EXPECT_THAT(ErrorOf(ErrorCode::kIo, [&] { ReadTextFile(Path("pipe")); }),
+              HasSubstr("expected a regular file"));
+}
+
+TEST_F(FileTest, ReadsFilesThatHideTheirSize) {
+  EXPECT_THAT(ReadTextFile("/proc/self/status"), HasSubstr("VmHWM"));
+}
+
+TEST_F(FileTest, ShowsNothingBeforeCommit) {
+  WriteTextFile(Path("a"), "old");
+  {
+    AtomicFile file(Path("a"));
+    file.Write("new");
+    EXPECT_EQ(ReadTextFile(Path("a")), "old");
+    EXPECT_EQ(Listing().size(), 2u);
+    file.Commit();
+    EXPECT_EQ(ReadTextFile(Path("a")), "new");
+  }
+  EXPECT_THAT(Listing(), ElementsAre("a"));
+}
+
+TEST_F(FileTest, LeavesNothingWithoutCommit) {
+  {
+    AtomicFile file(Path("a"));
+    file.Write("half");
+  }
+  EXPECT_TRUE(Listing().empty());
+}
+
+TEST_F(FileTest, HonoursTheProcessMask) {
+  const mode_t mask = ::umask(027);
+  WriteTextFile(Path("a"), "x");
+  ::umask(mask);
+  struct stat status{};
+  ASSERT_EQ(::stat(Path("a").c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 0777, 0640u);
+}
+
+TEST_F(FileTest, TellsTwoWritersApart) {
+  AtomicFile first(Path("a"));
+  AtomicFile second(Path("a"));
+  first.Write("first");
+  second.Write("second");
+  second.Commit();
+  first.Commit();
+  EXPECT_EQ(ReadTextFile(Path("a")), "first");
+}
+
+TEST_F(FileTest, SaysWhatCannotBeWritten) {
+  EXPECT_THAT(ErrorOf(ErrorCode::kNotFound, [&] { WriteTextFile(Path("no/such/folder"), "x"); }),
+              HasSubstr("cannot create"));
+  fs::create_directory(Path("folder"));
+  EXPECT_THAT(ErrorOf(ErrorCode::kIo, [&] { WriteTextFile(Path("folder"), "x"); }),
+              HasSubstr("cannot rename"));
+  EXPECT_THAT(Listing(), ElementsAre("folder"));  // no temporary stays
+}
+
+// A limit on the size of files stands for a full disk: both come from write() in the same way.
+TEST_F(FileTest, RunsOutOfSpaceWithoutATrace) {
+  const auto write_too_much = [&] {
+    ::signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit = {1 << 20, 1 << 20};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    const std::string message = ErrorOf(ErrorCode::kResourceExhausted, [&] {
+      WriteTextFile(Path("big"), std::string(3 << 20, 'x'));
+    });
+    const bool clean = Listing().empty();
+    ::_exit(clean && message.find("cannot write") != std::string::npos ? 0 : 1);
+  };
+  EXPECT_EXIT(write_too_much(), ::testing::ExitedWithCode(0), "");
+}
+
+TEST_F(FileTest, KnowsTheFreeSpace) {
+  EXPECT_GT(FreeDiskBytes(Path("")), 0);
+  EXPECT_THROW(FreeDiskBytes(Path("absent")), Error);
+}
+
+}  // namespace
+}  // namespace nibble
