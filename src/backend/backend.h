@@ -47,23 +47,25 @@ struct HeadWeights {
 };
 
 // One device and its kernels: the seam between the model and the hardware. Ops are sized like fused
-// kernels, so that each backend chooses its own fusion behind the same name; the borders between them
-// are what GPTQ listens to. One thread calls; ops run in order. Shapes are checked at entry (a mismatch
-// is a bug, CHECK); after warm-up no op allocates.
+// kernels, so that each backend chooses its own fusion behind the same name; the borders between
+// them are what GPTQ listens to. One thread calls; ops run in order. Shapes are checked at entry (a
+// mismatch is a bug, CHECK); after warm-up no op allocates.
 //
-// Every result row depends only on that row's inputs: not on its batch mates, nor on the thread count.
+// Every result row depends only on that row's inputs: not on its batch mates, nor on the thread
+// count.
 class Backend {
  public:
   virtual ~Backend() = default;
 
-  virtual std::string_view name() const = 0;  // "reference", "cpu (AVX-512 VNNI, 2 threads)"
+  virtual std::string_view name() const = 0;   // "reference", "cpu (AVX-512 VNNI, 2 threads)"
   virtual Buffer Allocate(int64_t bytes) = 0;  // 64-byte aligned; throws kResourceExhausted
   Activation MakeActivation(int64_t capacity_rows, int64_t cols);
 
   // Repacks once into the backend's layout. Throws kUnsupported for a format it cannot run.
   virtual std::unique_ptr<Weight> Prepare(const WeightView& weight, Role role) = 0;
 
-  virtual void Upload(std::span<const float> host, Activation& x) = 0;  // host.size() == rows * cols
+  virtual void Upload(std::span<const float> host,
+                      Activation& x) = 0;  // host.size() == rows * cols
   virtual void Download(const Activation& x, std::span<float> host) = 0;
 
   // Announces the step; the batch must stay alive and unchanged until EndStep.
@@ -77,14 +79,16 @@ class Backend {
   virtual void NormQkvRopeStore(const Activation& x, const AttentionWeights& w, KvPages kv,
                                 Activation& normed, Activation& q) = 0;
 
-  // Causal grouped-query attention of q over the pages; a token sees the last `sliding_window` tokens
-  // (itself included), or all if 0. out has q's shape.
-  virtual void Attention(const Activation& q, KvPages kv, int64_t sliding_window, Activation& out) = 0;
+  // Causal grouped-query attention of q over the pages; a token sees the last `sliding_window`
+  // tokens (itself included), or all if 0. out has q's shape.
+  virtual void Attention(const Activation& q, KvPages kv, int64_t sliding_window,
+                         Activation& out) = 0;
 
   // x += a o^T.
   virtual void ProjectResidual(const Activation& a, const Weight& o, Activation& x) = 0;
 
-  // h = RMSNorm(x); routing = softmax over all router logits, top k, renormalised; all experts grouped.
+  // h = RMSNorm(x); routing = softmax over all router logits, top k, renormalised; all experts
+  // grouped.
   virtual void NormRoute(const Activation& x, const RouterWeights& w, Activation& h,
                          Routing& routing) = 0;
 
@@ -93,8 +97,8 @@ class Backend {
                              Activation& g) = 0;
 
   // x[token] += Σ weight * (down g[slot]), summed in increasing order of expert.
-  virtual void ExpertsDownResidual(const Activation& g, const Routing& routing, const ExpertWeights& w,
-                                   Activation& x) = 0;
+  virtual void ExpertsDownResidual(const Activation& g, const Routing& routing,
+                                   const ExpertWeights& w, Activation& x) = 0;
 
   // logits[i] = head RMSNorm(x[rows[i]]); out is host memory [rows.size(), vocab].
   virtual void Logits(const Activation& x, const HeadWeights& w, std::span<const int32_t> rows,

@@ -22,8 +22,8 @@ class Buffer {
   int64_t size_bytes_ = 0;
 };
 
-// Activations [rows, cols] in float on the backend's device, row-major without gaps. `rows` may shrink
-// and grow within the capacity it was made with.
+// Activations [rows, cols] in float on the backend's device, row-major without gaps. `rows` may
+// shrink and grow within the capacity it was made with.
 struct Activation {
   Buffer buffer;
   int64_t rows = 0;

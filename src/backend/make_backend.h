@@ -8,8 +8,9 @@
 namespace nibble {
 
 struct BackendOptions {
-  int threads = 0;              // 0: all CPUs this process may use
-  std::string instruction_set;  // empty: the best this machine has; else "avx512", "avx2" or "portable"
+  int threads = 0;  // 0: all CPUs this process may use
+  std::string
+      instruction_set;  // empty: the best this machine has; else "avx512", "avx2" or "portable"
 };
 
 // "cpu" or "reference". Throws kInvalidArgument naming the allowed values.

@@ -1,0 +1,410 @@
+#include "backend/backend.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "backend/cpu/instruction_set.h"
+#include "backend/testing_layer.h"
+#include "nibble/error.h"
+
+namespace nibble {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using testing::HostWeight;
+using testing::LayerCase;
+using testing::LayerResult;
+using testing::LayerShape;
+using testing::RandomValues;
+using testing::RandomWeight;
+using testing::RelativeError;
+using testing::TestLayer;
+using testing::WeightFormat;
+
+// Float arithmetic against double, and activations in 16-bit fixed point against double.
+constexpr double kFloatError = 2e-6;
+constexpr double kFixedPointError = 5e-5;
+
+std::vector<std::string> InstructionSetsHere() {
+  std::vector<std::string> names;
+  for (const auto& set : cpu::InstructionSets()) {
+    if (set.is_supported()) names.push_back(set.name);
+  }
+  return names;
+}
+
+std::unique_ptr<Backend> Cpu(const std::string& instruction_set, int threads) {
+  return MakeBackend("cpu", {.threads = threads, .instruction_set = instruction_set});
+}
+
+// Odd and real shapes, every weight format, pages of any size, prompts, continued prompts and
+// decoding.
+std::vector<LayerCase> Cases() {
+  std::vector<LayerCase> cases;
+  const auto add = [&](const std::string& name, LayerCase layer_case) {
+    layer_case.name = name;
+    cases.push_back(std::move(layer_case));
+  };
+  const LayerShape odd{.hidden = 75,
+                       .num_heads = 3,
+                       .num_kv_heads = 1,
+                       .head_dim = 14,
+                       .num_experts = 5,
+                       .top_k = 3,
+                       .intermediate = 33,
+                       .vocab = 130};
+  const LayerShape real{.hidden = 256,
+                        .num_heads = 4,
+                        .num_kv_heads = 2,
+                        .head_dim = 64,
+                        .num_experts = 8,
+                        .top_k = 2,
+                        .intermediate = 384,
+                        .vocab = 97};
+  for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
+    const WeightFormat format{.dtype = dtype};
+    add("Odd" + format.ToString(), {.shape = odd,
+                                    .format = format,
+                                    .block_size = 3,
+                                    .sequences = {{0, 7}, {19, 1}, {0, 1}, {5, 13}}});
+  }
+  add("RealDense", {.shape = real, .sequences = {{0, 100}, {33, 1}, {64, 64}, {0, 65}}});
+  add("ManyTokens", {.shape = {.hidden = 40,
+                               .num_heads = 2,
+                               .num_kv_heads = 1,
+                               .head_dim = 8,
+                               .num_experts = 3,
+                               .top_k = 1,
+                               .intermediate = 72,
+                               .vocab = 50},
+                     .sequences = {{0, 401}, {0, 30}}});
+  add("OneHeadEach", {.shape = {.hidden = 64,
+                                .num_heads = 3,
+                                .num_kv_heads = 3,
+                                .head_dim = 136,
+                                .num_experts = 2,
+                                .top_k = 2,
+                                .intermediate = 64,
+                                .vocab = 64},
+                      .block_size = 1,
+                      .sequences = {{70, 3}, {0, 17}}});
+  add("Window", {.shape = odd, .sliding_window = 9, .sequences = {{0, 90}, {150, 1}, {130, 40}}});
+  add("WindowOfOne", {.shape = odd, .sliding_window = 1, .sequences = {{0, 5}, {63, 3}}});
+  add("Bf16Pages",
+      {.shape = real, .kv_dtype = DType::kBF16, .sequences = {{0, 70}, {128, 1}, {10, 9}}});
+  add("Bf16PagesOdd",
+      {.shape = odd, .kv_dtype = DType::kBF16, .block_size = 5, .sequences = {{0, 11}, {31, 2}}});
+
+  for (const int bits : {4, 8}) {
+    for (const bool symmetric : {true, false}) {
+      for (const bool act_order : {false, true}) {
+        for (const int64_t group_size : {32, 64, 128, 0}) {
+          if (act_order && group_size == 0) continue;
+          const WeightFormat format{.dtype = group_size == 64 ? DType::kF16 : DType::kBF16,
+                                    .bits = bits,
+                                    .group_size = group_size,
+                                    .symmetric = symmetric,
+                                    .act_order = act_order};
+          add(format.ToString(),
+              {.shape = real, .format = format, .sequences = {{0, 1}, {0, 2}, {0, 29}, {17, 1}}});
+        }
+      }
+    }
+  }
+  // 416 columns for one group a row; groups of 32 in 96 columns; rows that do not fill a tile.
+  add("WideChannel", {.shape = {.hidden = 416,
+                                .num_heads = 1,
+                                .num_kv_heads = 1,
+                                .head_dim = 32,
+                                .num_experts = 2,
+                                .top_k = 1,
+                                .intermediate = 40,
+                                .vocab = 20},
+                      .format = {.bits = 4, .group_size = 0},
+                      .sequences = {{0, 9}, {3, 1}}});
+  add("NarrowGroups", {.shape = {.hidden = 96,
+                                 .num_heads = 5,
+                                 .num_kv_heads = 5,
+                                 .head_dim = 8,
+                                 .num_experts = 16,
+                                 .top_k = 4,
+                                 .intermediate = 160,
+                                 .vocab = 20},
+                       .format = {.dtype = DType::kF32, .bits = 4, .group_size = 32},
+                       .sequences = {{0, 3}, {3, 1}}});
+  add("OddGroups", {.shape = {.hidden = 120,
+                              .num_heads = 2,
+                              .num_kv_heads = 1,
+                              .head_dim = 20,
+                              .num_experts = 4,
+                              .top_k = 2,
+                              .intermediate = 200,
+                              .vocab = 20},
+                    .format = {.bits = 4, .group_size = 40, .symmetric = false},
+                    .sequences = {{0, 13}}});
+  add("LargeGroups", {.shape = {.hidden = 512,
+                                .num_heads = 2,
+                                .num_kv_heads = 1,
+                                .head_dim = 32,
+                                .num_experts = 2,
+                                .top_k = 2,
+                                .intermediate = 256,
+                                .vocab = 20},
+                      .format = {.bits = 4, .group_size = 256},
+                      .sequences = {{0, 8}}});
+  return cases;
+}
+
+class LayerTest : public ::testing::TestWithParam<LayerCase> {};
+
+INSTANTIATE_TEST_SUITE_P(Cases, LayerTest, ::testing::ValuesIn(Cases()),
+                         [](const auto& test) { return test.param.name; });
+
+TEST_P(LayerTest, MatchesReference) {
+  const TestLayer layer(GetParam());
+  const auto reference = MakeBackend("reference");
+  const LayerResult expected = layer.Run(*reference);
+  const bool packed = GetParam().format.bits > 0;
+  const double tolerance = packed ? kFixedPointError : kFloatError;
+  // Two pages apart by one rounding of BF16 differ by more than the arithmetic does.
+  const double after_pages =
+      GetParam().kv_dtype == DType::kBF16 ? std::max(tolerance, 2e-4) : tolerance;
+  for (const std::string& name : InstructionSetsHere()) {
+    SCOPED_TRACE(name);
+    const LayerResult actual = layer.Run(*Cpu(name, 2));
+    EXPECT_LE(RelativeError(actual.normed, expected.normed), 3e-7);
+    EXPECT_LE(RelativeError(actual.queries, expected.queries), tolerance);
+    EXPECT_LE(RelativeError(actual.attended, expected.attended), after_pages);
+    EXPECT_LE(RelativeError(actual.after_attention, expected.after_attention), after_pages);
+    EXPECT_LE(RelativeError(actual.expert_input, expected.expert_input), after_pages);
+    EXPECT_LE(RelativeError(actual.router_logits, expected.router_logits), after_pages);
+    ASSERT_EQ(actual.experts, expected.experts);
+    EXPECT_LE(RelativeError(actual.expert_weights, expected.expert_weights), after_pages);
+    EXPECT_LE(RelativeError(actual.middle, expected.middle), 2 * after_pages);
+    EXPECT_LE(RelativeError(actual.output, expected.output), 2 * after_pages);
+    EXPECT_LE(RelativeError(actual.logits, expected.logits), 2 * after_pages);
+  }
+}
+
+// Bits, not values: a zero with another sign is a difference.
+::testing::AssertionResult SameBits(const std::vector<float>& a, const std::vector<float>& b) {
+  if (a.size() != b.size()) return ::testing::AssertionFailure() << "sizes differ";
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (std::memcmp(&a[i], &b[i], sizeof(float)) != 0) {
+      return ::testing::AssertionFailure()
+             << "element " << i << " of " << a.size() << ": " << a[i] << " and " << b[i];
+    }
+  }
+  return ::testing::AssertionSuccess();
+}
+
+void ExpectSameBits(const LayerResult& a, const LayerResult& b) {
+  EXPECT_TRUE(SameBits(a.normed, b.normed)) << "normed";
+  EXPECT_TRUE(SameBits(a.queries, b.queries)) << "queries";
+  EXPECT_TRUE(SameBits(a.attended, b.attended)) << "attended";
+  EXPECT_TRUE(SameBits(a.after_attention, b.after_attention)) << "after attention";
+  EXPECT_TRUE(SameBits(a.router_logits, b.router_logits)) << "router logits";
+  EXPECT_EQ(a.experts, b.experts);
+  EXPECT_TRUE(SameBits(a.expert_weights, b.expert_weights)) << "expert weights";
+  EXPECT_TRUE(SameBits(a.middle, b.middle)) << "middle";
+  EXPECT_TRUE(SameBits(a.output, b.output)) << "output";
+  EXPECT_TRUE(SameBits(a.logits, b.logits)) << "logits";
+}
+
+TEST_P(LayerTest, SameBitsOnEveryInstructionSetAndThreadCount) {
+  const TestLayer layer(GetParam());
+  const LayerResult expected = layer.Run(*Cpu("portable", 1));
+  for (const std::string& name : InstructionSetsHere()) {
+    for (const int threads : {1, 2, 3}) {
+      SCOPED_TRACE(name + ", threads " + std::to_string(threads));
+      ExpectSameBits(layer.Run(*Cpu(name, threads)), expected);
+    }
+  }
+}
+
+// Every sequence run alone gives the rows it gave in company; so does a prompt in two pieces, since
+// the cached part of a sequence was computed in another step than the rest.
+TEST_P(LayerTest, SameBitsAloneAndInABatch) {
+  const TestLayer layer(GetParam());
+  for (const std::string& name : InstructionSetsHere()) {
+    SCOPED_TRACE(name);
+    const auto backend = Cpu(name, 2);
+    const LayerResult together = layer.Run(*backend);
+    size_t first = 0;
+    for (size_t s = 0; s < GetParam().sequences.size(); ++s) {
+      const auto count = static_cast<size_t>(GetParam().sequences[s].fresh);
+      const LayerResult alone = layer.Run(*backend, static_cast<int>(s));
+      const auto rows = [&](const std::vector<float>& all) {
+        const size_t width =
+            all.size() / (together.normed.size() / static_cast<size_t>(GetParam().shape.hidden));
+        return std::vector<float>(all.begin() + static_cast<int64_t>(first * width),
+                                  all.begin() + static_cast<int64_t>((first + count) * width));
+      };
+      EXPECT_TRUE(SameBits(alone.queries, rows(together.queries))) << s;
+      EXPECT_TRUE(SameBits(alone.attended, rows(together.attended))) << s;
+      EXPECT_TRUE(SameBits(alone.router_logits, rows(together.router_logits))) << s;
+      EXPECT_TRUE(SameBits(alone.output, rows(together.output))) << s;
+      EXPECT_TRUE(SameBits(alone.logits, rows(together.logits))) << s;
+      first += count;
+    }
+  }
+}
+
+class InstructionSetTest : public ::testing::TestWithParam<std::string> {};
+
+INSTANTIATE_TEST_SUITE_P(Sets, InstructionSetTest, ::testing::ValuesIn(InstructionSetsHere()),
+                         [](const auto& test) { return test.param; });
+
+TEST_P(InstructionSetTest, PromptInPiecesGivesTheSameBits) {
+  // The last token of a sequence: computed in one step with all the others, after them, or alone.
+  LayerCase layer_case{.shape = {.hidden = 128, .head_dim = 32},
+                       .format = {.bits = 4, .group_size = 64}};
+  std::vector<float> expected;
+  for (const int64_t cached : {0, 1, 63, 64, 99, 130}) {
+    layer_case.sequences = {{cached, 131 - cached}};
+    const std::vector<float> logits = TestLayer(layer_case).Run(*Cpu(GetParam(), 2)).logits;
+    const std::vector<float> last(logits.end() - layer_case.shape.vocab, logits.end());
+    if (expected.empty()) expected = last;
+    EXPECT_TRUE(SameBits(last, expected)) << cached;
+  }
+}
+
+TEST_P(InstructionSetTest, TiesGoToTheLowerExpert) {
+  const auto backend = Cpu(GetParam(), 1);
+  const int64_t hidden = 32;
+  std::vector<float> rows;  // experts 0 and 3 alike, 1 and 2 alike and better
+  for (const float value : {0.5f, 1.0f, 1.0f, 0.5f}) rows.insert(rows.end(), 32, value);
+  const Tensor router = FromFloat(rows, DType::kF32, Shape{4, hidden});
+  const Tensor norm = FromFloat(std::vector<float>(32, 1.0f), DType::kF32, Shape{hidden});
+  const auto router_weight = backend->Prepare(router.view(), Role::kRouter);
+  const auto norm_weight = backend->Prepare(norm.view(), Role::kNorm);
+  Activation x = backend->MakeActivation(1, hidden);
+  Activation h = backend->MakeActivation(1, hidden);
+  x.rows = 1;
+  backend->Upload(std::vector<float>(32, 2.0f), x);
+  Routing routing;
+  backend->NormRoute(x, {.norm = norm_weight.get(), .router = router_weight.get(), .top_k = 3}, h,
+                     routing);
+  EXPECT_THAT(routing.experts, ElementsAre(1, 2, 0));
+  EXPECT_FLOAT_EQ(routing.weights[0], routing.weights[1]);
+  EXPECT_FLOAT_EQ(routing.weights[0] + routing.weights[1] + routing.weights[2], 1.0f);
+}
+
+// A row that is not finite must stay visible, through fixed point too, and stay alone.
+TEST_P(InstructionSetTest, NonFiniteRowsSpoilNoOthers) {
+  const auto backend = Cpu(GetParam(), 2);
+  for (const int bits : {0, 4, 8}) {
+    const HostWeight weight = RandomWeight({.bits = bits, .group_size = 32}, 70, 96, 1);
+    const auto o = backend->Prepare(weight.view(), Role::kProjection);
+    std::vector<float> input = RandomValues(4 * 96, 2);
+    input[96 + 40] = std::numeric_limits<float>::quiet_NaN();
+    input[2 * 96 + 95] = std::numeric_limits<float>::infinity();
+    Activation a = backend->MakeActivation(4, 96);
+    Activation x = backend->MakeActivation(4, 70);
+    a.rows = x.rows = 4;
+    backend->Upload(input, a);
+    backend->ProjectResidual(a, *o, x);
+    for (int64_t i = 0; i < 70; ++i) {
+      EXPECT_TRUE(std::isfinite(x.row(0)[i]) && std::isfinite(x.row(3)[i])) << bits << " " << i;
+      EXPECT_TRUE(!std::isfinite(x.row(1)[i]) && !std::isfinite(x.row(2)[i])) << bits << " " << i;
+    }
+  }
+}
+
+// Activations of any magnitude, tiny ones to nothing.
+TEST_P(InstructionSetTest, FixedPointFollowsTheMagnitudeOfEachRow) {
+  const auto backend = Cpu(GetParam(), 1);
+  const auto reference = MakeBackend("reference");
+  const HostWeight weight = RandomWeight({.bits = 4}, 64, 256, 1);
+  const auto fast = backend->Prepare(weight.view(), Role::kProjection);
+  const auto slow = reference->Prepare(weight.view(), Role::kProjection);
+  for (const float magnitude : {1e-25f, 1e-6f, 1.0f, 1e6f, 1e30f}) {
+    std::vector<float> input = RandomValues(256, 2);
+    for (float& value : input) value *= magnitude;
+    std::vector<float> results[2];
+    for (int i = 0; i < 2; ++i) {
+      Backend& b = i == 0 ? *backend : *reference;
+      Activation a = b.MakeActivation(1, 256);
+      Activation x = b.MakeActivation(1, 64);
+      a.rows = x.rows = 1;
+      b.Upload(input, a);
+      b.ProjectResidual(a, i == 0 ? *fast : *slow, x);
+      results[i].resize(64);
+      b.Download(x, results[i]);
+    }
+    EXPECT_LE(RelativeError(results[0], results[1]), kFixedPointError) << magnitude;
+  }
+}
+
+// Calibration runs chosen experts over chosen tokens: a token may have one slot, many or none.
+TEST_P(InstructionSetTest, RunsAnyRoutingTheCallerBuilds) {
+  const auto backend = Cpu(GetParam(), 2);
+  const int64_t hidden = 64, intermediate = 96, num_tokens = 5;
+  const HostWeight gate = RandomWeight({}, intermediate, hidden, 1);
+  const HostWeight up = RandomWeight({}, intermediate, hidden, 2);
+  const HostWeight down = RandomWeight({}, hidden, intermediate, 3);
+  const auto run = [&](Backend& b) {
+    const auto g1 = b.Prepare(gate.view(), Role::kProjection);
+    const auto u1 = b.Prepare(up.view(), Role::kProjection);
+    const auto d1 = b.Prepare(down.view(), Role::kProjection);
+    const ExpertWeights experts{{g1.get(), nullptr, g1.get()},
+                                {u1.get(), nullptr, u1.get()},
+                                {d1.get(), nullptr, d1.get()}};
+    Routing routing;
+    routing.num_tokens = num_tokens;
+    routing.num_experts = 3;
+    routing.expert_starts = {0, 3, 3, 5};
+    routing.slot_tokens = {0, 2, 4, 2, 4};
+    routing.slot_weights = {1.0f, 0.25f, 0.5f, 0.75f, 2.0f};
+    Activation h = b.MakeActivation(num_tokens, hidden);
+    Activation x = b.MakeActivation(num_tokens, hidden);
+    Activation g = b.MakeActivation(8, intermediate);
+    h.rows = x.rows = num_tokens;
+    b.Upload(RandomValues(num_tokens * hidden, 4), h);
+    b.Upload(RandomValues(num_tokens * hidden, 5), x);
+    b.ExpertsGateUp(h, routing, experts, g);
+    EXPECT_EQ(g.rows, 5);
+    b.ExpertsDownResidual(g, routing, experts, x);
+    std::vector<float> out(static_cast<size_t>(num_tokens * hidden));
+    b.Download(x, out);
+    return out;
+  };
+  EXPECT_LE(RelativeError(run(*backend), run(*MakeBackend("reference"))), kFloatError);
+}
+
+TEST(MakeBackend, NamesWhatItKnows) {
+  try {
+    MakeBackend("abacus");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+    EXPECT_THAT(error.what(), HasSubstr("cpu or reference"));
+  }
+  try {
+    MakeBackend("cpu", {.threads = 1, .instruction_set = "mmx"});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+    EXPECT_THAT(error.what(), HasSubstr("portable"));
+  }
+}
+
+TEST(CpuBackend, RefusesAGroupIndexOutOfRange) {
+  HostWeight weight = RandomWeight({.bits = 4, .group_size = 32, .act_order = true}, 8, 64, 1);
+  weight.packed->g_idx->As<int32_t>()[5] = 2;
+  try {
+    Cpu("", 1)->Prepare(weight.view(), Role::kProjection);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kInvalidData);
+    EXPECT_THAT(error.what(), HasSubstr("column 5 belongs to group 2"));
+  }
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,68 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <variant>
+#include <vector>
+
+#include "backend/buffer.h"
+#include "backend/cpu/kernels.h"
+#include "backend/weight.h"
+#include "base/thread_pool.h"
+
+namespace nibble::cpu {
+
+// Row-major values as they came: embeddings. Norms too, widened to float.
+struct RowTable {
+  DType dtype = DType::kF32;
+  Buffer values;
+};
+
+// Tiles of 64 rows, each [cols][64]: BF16 stays as it is, anything else becomes float.
+struct DenseLayout {
+  bool bf16 = false;
+  Buffer tiles;
+
+  const void* tile(int64_t index, int64_t cols) const {
+    return static_cast<const char*>(tiles.data()) + index * cols * kTileRows * (bf16 ? 2 : 4);
+  }
+};
+
+// Tiles of 64 rows, each format.num_blocks blocks (see PackedFormat): about 4.13 bits a weight with
+// groups of 128 and BF16 scales.
+struct PackedLayout {
+  PackedFormat format;
+  std::vector<int32_t> columns;  // of the packed columns, -1 where there is none; empty: in order
+  Buffer tiles;
+
+  const uint8_t* tile(int64_t index) const {
+    return static_cast<const uint8_t*>(tiles.data()) +
+           index * format.num_blocks * format.block_bytes;
+  }
+};
+
+// A weight as the CPU kernels read it.
+class CpuWeight final : public Weight {
+ public:
+  using Layout = std::variant<RowTable, DenseLayout, PackedLayout>;
+
+  CpuWeight(int64_t rows, int64_t cols, Layout layout)
+      : rows_(rows), cols_(cols), layout_(std::move(layout)) {}
+
+  int64_t rows() const override { return rows_; }
+  int64_t cols() const override { return cols_; }
+  int64_t size_bytes() const override;
+  int64_t num_tiles() const { return (rows_ + kTileRows - 1) / kTileRows; }
+  const Layout& layout() const { return layout_; }
+
+ private:
+  int64_t rows_;
+  int64_t cols_;
+  Layout layout_;
+};
+
+// Copies a weight of a checkpoint into the layout its role asks for, on the threads of `pool`.
+// Throws kUnsupported or kInvalidData for a packed format the kernels cannot run.
+std::unique_ptr<CpuWeight> PrepareWeight(const WeightView& view, Role role, ThreadPool& pool);
+
+}  // namespace nibble::cpu

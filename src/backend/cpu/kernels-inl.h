@@ -1,0 +1,33 @@
+#pragma once
+
+#include "backend/cpu/attention-inl.h"
+#include "backend/cpu/dense-inl.h"
+#include "backend/cpu/kernels.h"
+#include "backend/cpu/packed-inl.h"
+#include "backend/cpu/roofline-inl.h"
+#include "backend/cpu/rows-inl.h"
+
+namespace nibble::cpu {
+
+template <typename Isa>
+constexpr Kernels MakeKernels() {
+  Kernels kernels{};
+  kernels.rms_norm = RmsNorm<Isa>;
+  kernels.fix_row = FixRow<Isa>;
+  kernels.dense_tiles = DenseTilesKernel<Isa>;
+  kernels.packed_tiles = PackedTilesKernel<Isa>;
+  kernels.store_tile = StoreTile<Isa>;
+  kernels.add_tile = AddTile<Isa>;
+  kernels.silu_tile = SiluTile<Isa>;
+  kernels.accumulate = Accumulate<Isa>;
+  kernels.rotate = Rotate<Isa>;
+  kernels.attend = AttendKernel<Isa>;
+  kernels.read_memory = ReadMemory<Isa>;
+  kernels.multiply_add = MultiplyAdd<Isa>;
+  kernels.dot_bytes = DotBytes<Isa>;
+  kernels.multiply_add_flops_per_round = int64_t{2} * 16 * Isa::kRoofSums;
+  kernels.dot_bytes_ops_per_round = int64_t{2} * 128 * Isa::kRoofSums;
+  return kernels;
+}
+
+}  // namespace nibble::cpu

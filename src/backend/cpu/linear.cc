@@ -1,0 +1,202 @@
+#include "backend/cpu/linear.h"
+
+#include <algorithm>
+
+#include "backend/cpu/parallel.h"
+#include "base/check.h"
+
+namespace nibble::cpu {
+namespace {
+
+// Rows of one piece at most: their activations and sums stay in the second-level cache while a tile
+// is multiplied, and a tile is unpacked once for all of them.
+constexpr int64_t kMaxRunRows = 384;
+constexpr int64_t kMinRunRows = 48;
+constexpr int64_t kRunMultiple = 12;  // of every kernel's rows at once
+constexpr int64_t kPiecesPerThread = 4;
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+bool SameLayout(const CpuWeight& a, const CpuWeight& b) {
+  if (a.layout().index() != b.layout().index()) return false;
+  if (const auto* dense = std::get_if<DenseLayout>(&a.layout())) {
+    return dense->bf16 == std::get<DenseLayout>(b.layout()).bf16;
+  }
+  return std::get<PackedLayout>(a.layout()).format == std::get<PackedLayout>(b.layout()).format;
+}
+
+}  // namespace
+
+LinearRunner::LinearRunner(const Kernels& kernels, ThreadPool& pool)
+    : kernels_(kernels), pool_(pool), scratch_(static_cast<size_t>(pool.num_threads())) {
+  for (ThreadScratch& scratch : scratch_) {
+    scratch.sums.Get<float>(kMaxTiles * kMaxRunRows * kTileRows);
+    scratch.tile.Get<char>(kTileScratchBytes);
+    scratch.rows.Get<const float*>(kMaxRunRows);
+  }
+}
+
+const LinearRunner::FixedInput* LinearRunner::AddInput(const LinearTask& task,
+                                                       const CpuWeight& weight) {
+  const auto* layout = std::get_if<PackedLayout>(&weight.layout());
+  if (layout == nullptr) return nullptr;
+  for (const FixedInput& input : inputs_) {
+    if (input.x == task.x && input.rows == task.rows && input.num_rows == task.num_rows &&
+        input.layout->format.block_cols == layout->format.block_cols &&
+        input.layout->columns == layout->columns) {
+      return &input;
+    }
+  }
+  const int64_t first_row =
+      inputs_.empty() ? 0 : inputs_.back().first_row + inputs_.back().num_rows;
+  NIBBLE_CHECK(inputs_.size() < inputs_.capacity());  // plans point into it
+  inputs_.push_back({task.x, task.rows, task.num_rows, weight.cols(), layout, {}, first_row});
+  return &inputs_.back();
+}
+
+void LinearRunner::FixInputs() {
+  if (inputs_.empty()) return;
+  int64_t blocks = 0, bytes = 0;
+  for (const FixedInput& input : inputs_) {
+    const PackedFormat& format = input.layout->format;
+    blocks += input.num_rows * format.num_blocks;
+    bytes += input.num_rows * format.num_blocks * 2 * format.block_cols;
+  }
+  auto* planes = planes_.Get<int8_t>(bytes);
+  auto* scales = scales_.Get<float>(blocks);
+  auto* sums = sums_.Get<int32_t>(blocks);
+  for (FixedInput& input : inputs_) {
+    const PackedFormat& format = input.layout->format;
+    input.fixed = {planes, scales, sums, input.num_rows};
+    planes += input.num_rows * format.num_blocks * 2 * format.block_cols;
+    scales += input.num_rows * format.num_blocks;
+    sums += input.num_rows * format.num_blocks;
+  }
+  const int64_t num_rows = inputs_.back().first_row + inputs_.back().num_rows;
+  ForRows(pool_, num_rows, blocks / num_rows * kMaxPackedBlock, [&](int64_t index) {
+    const auto after = std::upper_bound(
+        inputs_.begin(), inputs_.end(), index,
+        [](int64_t row, const FixedInput& input) { return row < input.first_row; });
+    const FixedInput& input = *(after - 1);
+    const int64_t i = index - input.first_row;
+    const int64_t row = input.rows != nullptr ? input.rows[i] : i;
+    const auto& columns = input.layout->columns;
+    kernels_.fix_row(input.x + row * input.cols, columns.empty() ? nullptr : columns.data(),
+                     input.cols, input.layout->format, i, input.fixed);
+  });
+}
+
+int64_t LinearRunner::Cut(std::span<const LinearTask> tasks, int64_t max_rows) {
+  int64_t pieces = 0;
+  for (size_t t = 0; t < tasks.size(); ++t) {
+    const LinearTask& task = tasks[t];
+    Plan& plan = plans_[t];
+    const int64_t tiles = task.weight->num_tiles();
+    const int64_t runs = CeilDiv(task.num_rows, max_rows);
+    plan.first_piece = pieces;
+    plan.num_groups = task.second != nullptr ? tiles : CeilDiv(tiles, kMaxTiles);
+    plan.rows_per_run = CeilDiv(CeilDiv(task.num_rows, runs), kRunMultiple) * kRunMultiple;
+    pieces += plan.num_groups * CeilDiv(task.num_rows, plan.rows_per_run);
+  }
+  return pieces;
+}
+
+void LinearRunner::Run(std::span<const LinearTask> tasks) {
+  inputs_.clear();
+  inputs_.reserve(2 * tasks.size());
+  plans_.resize(tasks.size());
+  for (size_t t = 0; t < tasks.size(); ++t) {
+    const LinearTask& task = tasks[t];
+    NIBBLE_CHECK(task.num_rows > 0);
+    plans_[t].input = AddInput(task, *task.weight);
+    plans_[t].second_input = task.second != nullptr ? AddInput(task, *task.second) : nullptr;
+  }
+  FixInputs();
+
+  int64_t max_rows = kMaxRunRows;
+  int64_t pieces = Cut(tasks, max_rows);
+  while (pieces < kPiecesPerThread * pool_.num_threads() && max_rows > kMinRunRows) {
+    max_rows /= 2;
+    pieces = Cut(tasks, max_rows);
+  }
+  Parallel(pool_, pieces, [&](int64_t piece, int thread) {
+    const auto after =
+        std::upper_bound(plans_.begin(), plans_.end(), piece,
+                         [](int64_t p, const Plan& plan) { return p < plan.first_piece; });
+    const Plan& plan = *(after - 1);
+    RunPiece(tasks[static_cast<size_t>(&plan - plans_.data())], plan, piece - plan.first_piece,
+             scratch_[static_cast<size_t>(thread)]);
+  });
+}
+
+void LinearRunner::RunPiece(const LinearTask& task, const Plan& plan, int64_t piece,
+                            ThreadScratch& scratch) {
+  const int64_t first_row = piece / plan.num_groups * plan.rows_per_run;
+  const int64_t num_rows = std::min(plan.rows_per_run, task.num_rows - first_row);
+  const int64_t group = piece % plan.num_groups;
+  const int64_t tile_floats = num_rows * kTileRows;
+  float* const sums = scratch.sums.Get<float>(kMaxTiles * tile_floats);
+  float* const out = task.out + first_row * task.out_stride;
+  const auto width = [&](int64_t tile) {
+    return std::min(kTileRows, task.weight->rows() - tile * kTileRows);
+  };
+
+  if (task.second != nullptr) {
+    const CpuWeight* const weights[] = {task.weight, task.second};
+    const int64_t tiles[] = {group, group};
+    // Side by side if one call can read both.
+    if (SameLayout(*task.weight, *task.second) && plan.input == plan.second_input) {
+      Multiply(weights, tiles, 2, task, plan.input, first_row, num_rows, sums, scratch);
+    } else {
+      Multiply(weights, tiles, 1, task, plan.input, first_row, num_rows, sums, scratch);
+      Multiply(weights + 1, tiles, 1, task, plan.second_input, first_row, num_rows,
+               sums + tile_floats, scratch);
+    }
+    kernels_.silu_tile(sums, sums + tile_floats, num_rows, width(group), out + group * kTileRows,
+                       task.out_stride);
+    return;
+  }
+  const int64_t tiles[] = {group * kMaxTiles, group * kMaxTiles + 1};
+  const CpuWeight* const weights[] = {task.weight, task.weight};
+  const int count =
+      static_cast<int>(std::min<int64_t>(kMaxTiles, task.weight->num_tiles() - group * kMaxTiles));
+  Multiply(weights, tiles, count, task, plan.input, first_row, num_rows, sums, scratch);
+  for (int i = 0; i < count; ++i) {
+    const auto write =
+        task.then == LinearTask::Then::kAdd ? kernels_.add_tile : kernels_.store_tile;
+    write(sums + i * tile_floats, num_rows, width(tiles[i]), out + tiles[i] * kTileRows,
+          task.out_stride);
+  }
+}
+
+void LinearRunner::Multiply(const CpuWeight* const* weights, const int64_t* tiles, int count,
+                            const LinearTask& task, const FixedInput* input, int64_t first_row,
+                            int64_t num_rows, float* sums, ThreadScratch& scratch) {
+  void* const tile_scratch = scratch.tile.Get<char>(kTileScratchBytes);
+  if (input != nullptr) {
+    PackedTiles packed{};
+    packed.count = count;
+    for (int i = 0; i < count; ++i) {
+      packed.tile[i] = std::get<PackedLayout>(weights[i]->layout()).tile(tiles[i]);
+    }
+    kernels_.packed_tiles(std::get<PackedLayout>(weights[0]->layout()).format, packed, input->fixed,
+                          first_row, num_rows, sums, tile_scratch);
+    return;
+  }
+  const int64_t cols = weights[0]->cols();
+  const auto** const x = scratch.rows.Get<const float*>(num_rows);
+  for (int64_t i = 0; i < num_rows; ++i) {
+    const int64_t row = task.rows != nullptr ? task.rows[first_row + i] : first_row + i;
+    x[i] = task.x + row * cols;
+  }
+  DenseTiles dense{};
+  dense.count = count;
+  dense.cols = cols;
+  dense.bf16 = std::get<DenseLayout>(weights[0]->layout()).bf16;
+  for (int i = 0; i < count; ++i) {
+    dense.tile[i] = std::get<DenseLayout>(weights[i]->layout()).tile(tiles[i], cols);
+  }
+  kernels_.dense_tiles(dense, x, num_rows, sums, tile_scratch);
+}
+
+}  // namespace nibble::cpu

@@ -1,0 +1,245 @@
+#pragma once
+
+#include "backend/cpu/dense-inl.h"
+#include "backend/cpu/kernels.h"
+#include "backend/cpu/simd.h"
+
+// Packed weights against activations in 16-bit fixed point. For each block the integer sum
+//
+//   Σ_k (code - zero) * x  =  256 Σ code * high + Σ code * low - zero * Σ x
+//
+// is exact; then total += (weight scale * activation scale) * float(sum), blocks in order. So
+// neither the instruction set nor the number of rows at once can change a bit of the result.
+namespace nibble::cpu {
+
+// One block of one tile against rows of fixed-point activations. kPlanes is the number of nibble
+// planes; kSteps the number of 8-column steps, or 0 where only `num_steps` knows it.
+template <typename Isa, int kPlanes, int kSteps>
+struct PackedBlock {
+  static constexpr int kVectors = Isa::kRowVectors;
+  using F = typename Isa::F;
+  using I = typename Isa::I;
+  using B = typename Isa::B;
+
+  const uint8_t* codes;  // as PackedFormat describes, or unpacked: [planes][2 steps][64 rows][4]
+  int64_t num_steps;
+  const F* scales;  // [4]
+  const I* zeros;   // [4], or null if every zero point is the middle
+  const int8_t* x;  // [rows][2][8 steps]
+  const float* x_scales;
+  const int32_t* x_sums;
+  float* totals;  // [rows][64]
+
+  NIBBLE_INLINE int64_t steps() const { return kSteps > 0 ? kSteps : num_steps; }
+
+  template <int kTokens, int kBits>
+  static NIBBLE_INLINE void Shift(I (&sums)[kTokens][kVectors]) {
+    NIBBLE_UNROLL
+    for (int i = 0; i < kTokens; ++i) {
+      NIBBLE_UNROLL
+      for (int v = 0; v < kVectors; ++v) sums[i][v] = Isa::template ShiftLeft<kBits>(sums[i][v]);
+    }
+  }
+
+  // sums[i][v] += unpacked codes * one plane of the activations. The loops are ordered so that
+  // weights, sums and one activation fill the registers.
+  template <int kTokens>
+  NIBBLE_INLINE void DotUnpacked(const uint8_t* w, const int8_t* plane,
+                                 I (&sums)[kTokens][kVectors]) const {
+    const int64_t token_stride = 16 * steps();
+    for (int64_t step = 0; step < steps(); ++step) {
+      if constexpr (Isa::kPairedDot) {
+        NIBBLE_UNROLL
+        for (int v = 0; v < kVectors; ++v) {
+          const B first = Isa::LoadB(w + step * 512 + v * 64);
+          const B second = Isa::LoadB(w + step * 512 + 256 + v * 64);
+          NIBBLE_UNROLL
+          for (int i = 0; i < kTokens; ++i) {
+            sums[i][v] =
+                Isa::DotPair(sums[i][v], first, second, plane + i * token_stride + step * 8);
+          }
+        }
+      } else {
+        NIBBLE_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          B bytes[kVectors];
+          NIBBLE_UNROLL
+          for (int v = 0; v < kVectors; ++v) {
+            bytes[v] = Isa::LoadB(w + step * 512 + half * 256 + v * 64);
+          }
+          NIBBLE_UNROLL
+          for (int i = 0; i < kTokens; ++i) {
+            NIBBLE_UNROLL
+            for (int v = 0; v < kVectors; ++v) {
+              sums[i][v] =
+                  Isa::Dot(sums[i][v], bytes[v], plane + i * token_stride + step * 8 + half * 4);
+            }
+          }
+        }
+      }
+    }
+  }
+
+  // total += weight scale * activation scale * (sum - zero * Σ x).
+  template <int kTokens>
+  NIBBLE_INLINE void Finish(int64_t row, int64_t r, const I (&sums)[kTokens][kVectors]) const {
+    NIBBLE_UNROLL
+    for (int i = 0; i < kTokens; ++i) {
+      const int32_t x_sum = x_sums[row + i];
+      const I centre = Isa::SetI(x_sum * (kPlanes == 1 ? -8 : -128));
+      const F x_scale = Isa::Set(x_scales[row + i]);
+      NIBBLE_UNROLL
+      for (int v = 0; v < kVectors; ++v) {
+        const I bias = zeros == nullptr ? centre : Isa::MulI(zeros[r / 16 + v], Isa::SetI(-x_sum));
+        const F sum = Isa::ToFloat(Isa::AddI(sums[i][v], bias));
+        float* const total = totals + (row + i) * kTileRows + r + 16 * v;
+        Isa::Store(total, Isa::Fma(Isa::Mul(scales[r / 16 + v], x_scale), sum, Isa::Load(total)));
+      }
+    }
+  }
+
+  // Many rows, codes unpacked beforehand. Horner's scheme over the planes: 256 high + low, and for
+  // 8-bit codes ((16 hh + lh) 16 + hl) 16 + ll, the code's nibble named first.
+  template <int kTokens>
+  NIBBLE_INLINE void Run(int64_t row) const {
+    const int8_t* const high = x + row * 16 * steps();
+    const int8_t* const low = high + 8 * steps();
+    for (int64_t r = 0; r < kTileRows; r += 16 * kVectors) {
+      const uint8_t* const w = codes + 4 * r;
+      I sums[kTokens][kVectors];
+      NIBBLE_UNROLL
+      for (int i = 0; i < kTokens; ++i) {
+        NIBBLE_UNROLL
+        for (int v = 0; v < kVectors; ++v) sums[i][v] = Isa::ZeroI();
+      }
+      DotUnpacked<kTokens>(w, high, sums);
+      if constexpr (kPlanes == 1) {
+        Shift<kTokens, 8>(sums);
+        DotUnpacked<kTokens>(w, low, sums);
+      } else {
+        const uint8_t* const low_nibbles = w + 512 * steps();
+        Shift<kTokens, 4>(sums);
+        DotUnpacked<kTokens>(low_nibbles, high, sums);
+        Shift<kTokens, 4>(sums);
+        DotUnpacked<kTokens>(w, low, sums);
+        Shift<kTokens, 4>(sums);
+        DotUnpacked<kTokens>(low_nibbles, low, sums);
+      }
+      Finish<kTokens>(row, r, sums);
+    }
+  }
+};
+
+// Few rows: 4-bit codes are taken apart in registers, once for both planes of the activations.
+template <typename Isa, int kSteps>
+struct DirectBlock : PackedBlock<Isa, 1, kSteps> {
+  using Base = PackedBlock<Isa, 1, kSteps>;
+  using I = typename Isa::I;
+  using B = typename Isa::B;
+  static constexpr int kVectors = Isa::kRowVectors;
+
+  template <int kTokens>
+  NIBBLE_INLINE void Run(int64_t row) const {
+    const int64_t steps = this->steps();
+    const int8_t* const values = this->x + row * 16 * steps;
+    for (int64_t r = 0; r < kTileRows; r += 16 * kVectors) {
+      const uint8_t* const w = this->codes + 4 * r;
+      I high[kTokens][kVectors];
+      I low[kTokens][kVectors];
+      NIBBLE_UNROLL
+      for (int i = 0; i < kTokens; ++i) {
+        NIBBLE_UNROLL
+        for (int v = 0; v < kVectors; ++v) high[i][v] = low[i][v] = Isa::ZeroI();
+      }
+      for (int64_t step = 0; step < steps; ++step) {
+        NIBBLE_UNROLL
+        for (int v = 0; v < kVectors; ++v) {
+          const B both = Isa::LoadB(w + step * 256 + v * 64);
+          const B first = Isa::LowNibbles(both);
+          const B second = Isa::HighNibbles(both);
+          NIBBLE_UNROLL
+          for (int i = 0; i < kTokens; ++i) {
+            const int8_t* const high_x = values + i * 16 * steps + step * 8;
+            high[i][v] = Isa::DotPair(high[i][v], first, second, high_x);
+            low[i][v] = Isa::DotPair(low[i][v], first, second, high_x + 8 * steps);
+          }
+        }
+      }
+      Base::template Shift<kTokens, 8>(high);
+      NIBBLE_UNROLL
+      for (int i = 0; i < kTokens; ++i) {
+        NIBBLE_UNROLL
+        for (int v = 0; v < kVectors; ++v) high[i][v] = Isa::AddI(high[i][v], low[i][v]);
+      }
+      this->template Finish<kTokens>(row, r, high);
+    }
+  }
+};
+
+template <typename Isa, int kPlanes, int kSteps>
+void PackedTilesWith(const PackedFormat& format, const PackedTiles& tiles, const FixedPointRows& x,
+                     int64_t first_row, int64_t num_rows, float* sums, void* scratch) {
+  using F = typename Isa::F;
+  using I = typename Isa::I;
+  uint8_t* const unpacked = static_cast<uint8_t*>(scratch);
+  const int64_t nibble_bytes = kPlanes * format.block_cols * 32;
+  const int64_t scale_bytes = kTileRows * (format.float_scales ? 4 : 2);
+  const bool direct = kPlanes == 1 && num_rows <= Isa::kDirectTokens;
+  __builtin_memset(sums, 0,
+                   static_cast<size_t>(tiles.count * num_rows * kTileRows) * sizeof(float));
+  for (int64_t block = 0; block < format.num_blocks; ++block) {
+    const int64_t x_row = block * x.stride + first_row;
+    for (int t = 0; t < tiles.count; ++t) {
+      const uint8_t* const codes = tiles.tile[t] + block * format.block_bytes;
+      const uint8_t* const tail = codes + nibble_bytes;
+      F scales[4];
+      I zeros[4];
+      for (int v = 0; v < 4; ++v) {
+        scales[v] = format.float_scales
+                        ? Isa::Load(reinterpret_cast<const float*>(tail) + 16 * v)
+                        : Isa::LoadBf16(reinterpret_cast<const uint16_t*>(tail) + 16 * v);
+        if (format.zero_points) zeros[v] = Isa::LoadBytesUnsigned(tail + scale_bytes + 16 * v);
+      }
+      PackedBlock<Isa, kPlanes, kSteps> work;
+      work.codes = codes;
+      work.num_steps = format.block_cols / 8;
+      work.scales = scales;
+      work.zeros = format.zero_points ? zeros : nullptr;
+      work.x = x.planes + x_row * 2 * format.block_cols;
+      work.x_scales = x.scales + x_row;
+      work.x_sums = x.sums + x_row;
+      work.totals = sums + t * num_rows * kTileRows;
+      if constexpr (kPlanes == 1) {
+        if (direct) {
+          ForRuns<Isa::kDirectTokens>(num_rows, DirectBlock<Isa, kSteps>{work});
+          continue;
+        }
+      }
+      for (int64_t i = 0; i < nibble_bytes; i += 256) {
+        NIBBLE_UNROLL
+        for (int v = 0; v < 4; ++v) {
+          const auto both = Isa::LoadB(codes + i + 64 * v);
+          Isa::StoreB(unpacked + 2 * i + 64 * v, Isa::LowNibbles(both));
+          Isa::StoreB(unpacked + 2 * i + 256 + 64 * v, Isa::HighNibbles(both));
+        }
+      }
+      work.codes = unpacked;
+      ForRuns<Isa::kIntTokens>(num_rows, work);
+    }
+  }
+}
+
+template <typename Isa>
+void PackedTilesKernel(const PackedFormat& format, const PackedTiles& tiles,
+                       const FixedPointRows& x, int64_t first_row, int64_t num_rows, float* sums,
+                       void* scratch) {
+  if (format.nibble_planes == 2) {
+    PackedTilesWith<Isa, 2, 0>(format, tiles, x, first_row, num_rows, sums, scratch);
+  } else if (format.block_cols == 128) {
+    PackedTilesWith<Isa, 1, 16>(format, tiles, x, first_row, num_rows, sums, scratch);
+  } else {
+    PackedTilesWith<Isa, 1, 0>(format, tiles, x, first_row, num_rows, sums, scratch);
+  }
+}
+
+}  // namespace nibble::cpu

@@ -1,0 +1,97 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/make_backend.h"
+
+// For tests of backends: random weights of any format, and a whole decoder layer run op by op with
+// everything that comes out of it, so that two backends, or two ways of batching, can be compared.
+namespace nibble::testing {
+
+// How the Linears of a layer are stored.
+struct WeightFormat {
+  DType dtype = DType::kBF16;  // of dense values, or of the scales
+  int bits = 0;                // 0: dense
+  int64_t group_size = 128;    // 0: one group a row
+  bool symmetric = true;
+  bool act_order = false;  // a group index that is not in order
+
+  std::string ToString() const;
+};
+
+struct LayerShape {
+  int64_t hidden = 64;
+  int64_t num_heads = 4;
+  int64_t num_kv_heads = 2;
+  int64_t head_dim = 16;
+  int64_t num_experts = 4;
+  int64_t top_k = 2;
+  int64_t intermediate = 96;
+  int64_t vocab = 77;
+};
+
+// A sequence in a step: `cached` tokens lie in its pages already, `fresh` ones are new.
+struct SequenceStep {
+  int64_t cached = 0;
+  int64_t fresh = 1;
+};
+
+struct LayerCase {
+  std::string name = {};
+  LayerShape shape = {};
+  WeightFormat format = {};
+  DType kv_dtype = DType::kF32;
+  int64_t block_size = 16;
+  int64_t sliding_window = 0;
+  std::vector<SequenceStep> sequences = {{0, 5}};
+
+  friend void PrintTo(const LayerCase& layer_case, std::ostream* out) { *out << layer_case.name; }
+};
+
+// Everything a layer computes, a row a token of the last step (a row a slot for `middle`).
+struct LayerResult {
+  std::vector<float> normed, queries, attended, after_attention, expert_input, router_logits,
+      expert_weights, middle, output, logits;
+  std::vector<int32_t> experts;
+};
+
+// Host values of a weight; view() borrows.
+struct HostWeight {
+  std::unique_ptr<Tensor> dense;
+  std::unique_ptr<PackedTensor> packed;
+
+  WeightView view() const;
+};
+HostWeight RandomWeight(const WeightFormat& format, int64_t rows, int64_t cols, uint64_t seed);
+
+// Uniform in [-1, 1), a function of (seed, index).
+std::vector<float> RandomValues(int64_t count, uint64_t seed);
+
+// The weights of one layer, an embedding and a head, the same for every backend.
+class TestLayer {
+ public:
+  explicit TestLayer(const LayerCase& layer_case);
+
+  // Runs one step over the sequences, cached tokens first in a step of their own. Tokens, positions
+  // and page numbers are functions of the case, so that results of different backends can be
+  // compared. `only` >= 0 runs that sequence alone.
+  LayerResult Run(Backend& backend, int only = -1) const;
+
+  const LayerCase& layer_case() const { return case_; }
+
+ private:
+  LayerCase case_;
+  HostWeight embedding_, attention_norm_, q_, k_, v_, o_, expert_norm_, router_, head_norm_, head_;
+  std::vector<HostWeight> gate_, up_, down_;
+  std::vector<float> inverse_frequencies_;
+};
+
+// ||a - b|| / ||b||; infinity where one is not finite.
+double RelativeError(const std::vector<float>& a, const std::vector<float>& b);
+
+}  // namespace nibble::testing
