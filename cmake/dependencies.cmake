@@ -11,10 +11,12 @@ find_package(GTest 1.12 REQUIRED)           # tests
 include(GoogleTest)
 find_package(benchmark 1.7 QUIET)           # kernel benchmarks
 
+# Paths below the source folder are hashed as relative ones: every clone on a machine shares the cache.
 find_program(NIBBLE_CCACHE ccache)
 if(NIBBLE_CCACHE)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${NIBBLE_CCACHE})
-  set(CMAKE_C_COMPILER_LAUNCHER ${NIBBLE_CCACHE})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${CMAKE_SOURCE_DIR}
+      CCACHE_NOHASHDIR=1 ${NIBBLE_CCACHE})
+  set(CMAKE_C_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})
 endif()
 find_program(NIBBLE_MOLD mold)
 if(NIBBLE_MOLD)

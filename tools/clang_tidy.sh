@@ -14,7 +14,7 @@ import json, shlex, sys
 for entry in json.load(open(sys.argv[1])):
     if entry["file"] == sys.argv[2]:
         words = shlex.split(entry["command"])
-        words = words[1:] if words[0].endswith("ccache") else words
+        words = words[next(i for i, word in enumerate(words) if "clang" in word):]
         print(shlex.join(words[: words.index("-o")] + ["-E", "-P", sys.argv[2]]))
         break
 PY

@@ -1,0 +1,354 @@
+#include "tools/synthetic_mixtral.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <system_error>
+#include <utility>
+
+#include "base/file.h"
+#include "base/float16.h"
+#include "base/interrupt.h"
+#include "base/json.h"
+#include "checkpoint/checkpoint_writer.h"
+#include "checkpoint/model_config.h"
+#include "checkpoint/quant_config.h"
+#include "checkpoint/safetensors.h"
+#include "nibble/error.h"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t kPieceBytes = int64_t{4} << 20;  // one unit of work: generated, then written
+
+// A finalizer of good avalanche over a counter: any 64-bit word of the stream, without the ones
+// before.
+uint64_t RandomWord(uint64_t key, uint64_t counter) {
+  uint64_t z = key + counter * 0x9e3779b97f4a7c15u;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+uint64_t KeyOf(const std::string& name, uint64_t seed) {
+  uint64_t key = RandomWord(seed, 0);
+  for (const char c : name) key = RandomWord(key, static_cast<unsigned char>(c));
+  return key;
+}
+
+// The standard normal quantile of p by bisecting the distribution function: slow, exact, used 65536
+// times.
+double NormalQuantile(double p) {
+  double low = -6;
+  double high = 6;
+  for (int i = 0; i < 40; ++i) {
+    const double middle = (low + high) / 2;
+    (0.5 * std::erfc(-middle / std::sqrt(2.0)) < p ? low : high) = middle;
+  }
+  return low;
+}
+
+// 65536 equally likely values: sixteen random bits choose one, two bytes in for two bytes out.
+std::vector<uint16_t> ValueTable(const SyntheticTensor& tensor) {
+  static const std::vector<float> normal = [] {
+    std::vector<float> values(65536);
+    for (size_t i = 0; i < values.size(); ++i) {
+      values[i] = static_cast<float>(NormalQuantile((static_cast<double>(i) + 0.5) / 65536.0));
+    }
+    return values;
+  }();
+  std::vector<uint16_t> table(65536);
+  const auto sigma = static_cast<float>(tensor.sigma);
+  for (size_t i = 0; i < table.size(); ++i) {
+    const float unit = tensor.content == Content::kNormal ? normal[i]
+                       : tensor.content == Content::kScales
+                           ? 0.5f + static_cast<float>(i) / 65536.0f
+                           : 1.0f;
+    table[i] = BFloat16(unit * sigma).bits();
+  }
+  return table;
+}
+
+void FillFromTable(const std::vector<uint16_t>& table, uint64_t key, int64_t begin,
+                   std::span<std::byte> out) {
+  for (size_t i = 0; i < out.size(); i += 8) {
+    const uint64_t bits = RandomWord(key, static_cast<uint64_t>(begin) / 8 + i / 8);
+    const std::array<uint16_t, 4> values = {table[bits & 0xffff], table[(bits >> 16) & 0xffff],
+                                            table[(bits >> 32) & 0xffff], table[bits >> 48]};
+    std::memcpy(out.data() + i, values.data(), std::min<size_t>(8, out.size() - i));
+  }
+}
+
+void FillBits(uint64_t key, int64_t begin, std::span<std::byte> out) {
+  for (size_t i = 0; i < out.size(); i += 8) {
+    const uint64_t bits = RandomWord(key, static_cast<uint64_t>(begin) / 8 + i / 8);
+    std::memcpy(out.data() + i, &bits, std::min<size_t>(8, out.size() - i));
+  }
+}
+
+class Planner {
+ public:
+  explicit Planner(const SyntheticOptions& options) : options_(options) {}
+
+  void Norm(const std::string& name) {
+    plan_.push_back({name, DType::kBF16, {options_.shape.hidden}, Content::kOnes, 1, {}});
+  }
+
+  void Dense(const std::string& name, int64_t rows, int64_t cols, double sigma) {
+    plan_.push_back({name, DType::kBF16, {rows, cols}, Content::kNormal, sigma, {}});
+  }
+
+  void Linear(const std::string& module, int64_t rows, int64_t cols) {
+    const double sigma = 1 / std::sqrt(static_cast<double>(cols));
+    if (!options_.packed) return Dense(module + ".weight", rows, cols, sigma);
+    constexpr double kCodeDeviation = 4.61;  // of the integers -8 … 7, equally likely
+    plan_.push_back(
+        {module + ".weight_packed", DType::kI32, {rows, cols / 8}, Content::kBits, 1, {}});
+    plan_.push_back({module + ".weight_scale",
+                     DType::kBF16,
+                     {rows, cols / options_.group_size},
+                     Content::kScales,
+                     sigma / kCodeDeviation,
+                     {}});
+    plan_.push_back({module + ".weight_shape", DType::kI64, {2}, Content::kShape, 1, {rows, cols}});
+  }
+
+  std::vector<SyntheticTensor> Take() { return std::move(plan_); }
+
+ private:
+  const SyntheticOptions& options_;
+  std::vector<SyntheticTensor> plan_;
+};
+
+void CheckOptions(const SyntheticOptions& options) {
+  const SyntheticShape& s = options.shape;
+  const auto require = [](bool good, const std::string& message) {
+    if (!good) throw Error(ErrorCode::kInvalidArgument, message);
+  };
+  for (const auto& [name, value] : {std::pair{"hidden", s.hidden},
+                                    {"intermediate", s.intermediate},
+                                    {"layers", s.layers},
+                                    {"heads", s.heads},
+                                    {"kv-heads", s.kv_heads},
+                                    {"head-dim", s.head_dim},
+                                    {"experts", s.experts},
+                                    {"top-k", s.experts_per_token},
+                                    {"vocab", s.vocab},
+                                    {"group-size", options.group_size},
+                                    {"max-shard-size", options.max_shard_bytes}}) {
+    require(value > 0, fmt::format("--{}: expected a positive number, found {}", name, value));
+  }
+  require(s.heads % s.kv_heads == 0,
+          fmt::format("--heads {} is not a multiple of --kv-heads {}", s.heads, s.kv_heads));
+  require(s.head_dim % 2 == 0, fmt::format("--head-dim {} is odd", s.head_dim));
+  require(s.experts_per_token <= s.experts,
+          fmt::format("--top-k {} is more than --experts {}", s.experts_per_token, s.experts));
+  for (const int64_t cols : {s.hidden, s.intermediate, s.heads * s.head_dim}) {
+    require(!options.packed || (cols % options.group_size == 0 && cols % 8 == 0),
+            fmt::format("a linear of {} columns has no whole groups of {}; choose another shape or "
+                        "--group-size",
+                        cols, options.group_size));
+  }
+}
+
+Json ConfigJson(const SyntheticOptions& options) {
+  const SyntheticShape& s = options.shape;
+  Json config = {{"architectures", {"MixtralForCausalLM"}},
+                 {"bos_token_id", 1},
+                 {"eos_token_id", 2},
+                 {"head_dim", s.head_dim},
+                 {"hidden_act", "silu"},
+                 {"hidden_size", s.hidden},
+                 {"intermediate_size", s.intermediate},
+                 {"max_position_embeddings", 32768},
+                 {"model_type", "mixtral"},
+                 {"num_attention_heads", s.heads},
+                 {"num_experts_per_tok", s.experts_per_token},
+                 {"num_hidden_layers", s.layers},
+                 {"num_key_value_heads", s.kv_heads},
+                 {"num_local_experts", s.experts},
+                 {"rms_norm_eps", 1e-05},
+                 {"rope_theta", 1000000.0},
+                 {"sliding_window", nullptr},
+                 {"tie_word_embeddings", false},
+                 {"torch_dtype", "bfloat16"},
+                 {"vocab_size", s.vocab}};
+  ParseModelConfig(config, "synthetic config.json");  // a shape nibble would refuse is refused now
+  if (options.packed) {
+    QuantConfig quant;
+    quant.group_size = options.group_size;
+    for (int64_t layer = 0; layer < s.layers; ++layer) {
+      quant.ignore.push_back(fmt::format("model.layers.{}.block_sparse_moe.gate", layer));
+    }
+    quant.ignore.emplace_back("lm_head");
+    config["quantization_config"] = QuantConfigToJson(quant);
+  }
+  return config;
+}
+
+// A file of known size, written at any offset by any thread; appears under its name only when
+// whole.
+class ShardFile {
+ public:
+  explicit ShardFile(std::filesystem::path path)
+      : path_(std::move(path)), partial_(path_.string() + ".partial") {
+    descriptor_ = ::open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (descriptor_ < 0) Fail("create");
+  }
+  ~ShardFile() {
+    if (descriptor_ >= 0) {
+      ::close(descriptor_);
+      ::unlink(partial_.c_str());
+    }
+  }
+  ShardFile(ShardFile&&) = delete;
+
+  void Write(int64_t offset, std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      const ssize_t count = ::pwrite(descriptor_, bytes.data(), bytes.size(), offset);
+      if (count < 0 && errno == EINTR) continue;
+      if (count <= 0) Fail("write");
+      bytes = bytes.subspan(static_cast<size_t>(count));
+      offset += count;
+    }
+  }
+
+  void Commit() {
+    if (::fsync(descriptor_) != 0 || ::close(std::exchange(descriptor_, -1)) != 0) Fail("flush");
+    std::filesystem::rename(partial_, path_);
+  }
+
+ private:
+  [[noreturn]] void Fail(const char* what) const {
+    const int error = errno;
+    throw Error(error == ENOSPC ? ErrorCode::kResourceExhausted : ErrorCode::kIo,
+                fmt::format("{}: cannot {}: {}", partial_.string(), what,
+                            std::generic_category().message(error)));
+  }
+
+  std::filesystem::path path_;
+  std::filesystem::path partial_;
+  int descriptor_ = -1;
+};
+
+void WriteShard(const ShardPlan& shard, const std::map<std::string, SyntheticTensor>& tensors,
+                uint64_t seed, const std::filesystem::path& path, ThreadPool& pool) {
+  struct Piece {
+    const SyntheticTensor* tensor;
+    int64_t begin;  // in the tensor
+    int64_t file_offset;
+    int64_t bytes;
+  };
+  const auto header = std::as_bytes(std::span(shard.header));
+  const SafetensorsHeader layout = ParseSafetensorsHeader(header, shard.size_bytes, shard.file);
+  std::vector<Piece> pieces;
+  for (const SafetensorsEntry& entry : layout.entries) {
+    const int64_t size = entry.end - entry.begin;
+    for (int64_t begin = 0; begin < size; begin += kPieceBytes) {
+      pieces.push_back({&tensors.at(entry.name), begin, layout.data_offset + entry.begin + begin,
+                        std::min(kPieceBytes, size - begin)});
+    }
+  }
+  ShardFile file(path);
+  file.Write(0, header);
+  std::vector<std::vector<std::byte>> scratch(static_cast<size_t>(pool.num_threads()));
+  pool.ParallelFor(static_cast<int64_t>(pieces.size()), [&](int64_t index, int thread) {
+    ThrowIfInterrupted();
+    const Piece& piece = pieces[static_cast<size_t>(index)];
+    std::vector<std::byte>& buffer = scratch[static_cast<size_t>(thread)];
+    buffer.resize(static_cast<size_t>(piece.bytes));
+    FillTensor(*piece.tensor, seed, piece.begin, buffer);
+    file.Write(piece.file_offset, buffer);
+  });
+  file.Commit();
+}
+
+}  // namespace
+
+std::vector<SyntheticTensor> PlanTensors(const SyntheticOptions& options) {
+  const SyntheticShape& s = options.shape;
+  Planner planner(options);
+  planner.Dense("model.embed_tokens.weight", s.vocab, s.hidden, 1);
+  for (int64_t layer = 0; layer < s.layers; ++layer) {
+    const std::string prefix = fmt::format("model.layers.{}.", layer);
+    planner.Norm(prefix + "input_layernorm.weight");
+    planner.Linear(prefix + "self_attn.q_proj", s.heads * s.head_dim, s.hidden);
+    planner.Linear(prefix + "self_attn.k_proj", s.kv_heads * s.head_dim, s.hidden);
+    planner.Linear(prefix + "self_attn.v_proj", s.kv_heads * s.head_dim, s.hidden);
+    planner.Linear(prefix + "self_attn.o_proj", s.hidden, s.heads * s.head_dim);
+    planner.Norm(prefix + "post_attention_layernorm.weight");
+    planner.Dense(prefix + "block_sparse_moe.gate.weight", s.experts, s.hidden,
+                  1 / std::sqrt(static_cast<double>(s.hidden)));
+    for (int64_t expert = 0; expert < s.experts; ++expert) {
+      const std::string module = fmt::format("{}block_sparse_moe.experts.{}.", prefix, expert);
+      planner.Linear(module + "w1", s.intermediate, s.hidden);
+      planner.Linear(module + "w2", s.hidden, s.intermediate);
+      planner.Linear(module + "w3", s.intermediate, s.hidden);
+    }
+  }
+  planner.Norm("model.norm.weight");
+  planner.Dense("lm_head.weight", s.vocab, s.hidden, 1 / std::sqrt(static_cast<double>(s.hidden)));
+  return planner.Take();
+}
+
+void FillTensor(const SyntheticTensor& tensor, uint64_t seed, int64_t begin,
+                std::span<std::byte> out) {
+  const uint64_t key = KeyOf(tensor.name, seed);
+  switch (tensor.content) {
+    case Content::kBits:
+      return FillBits(key, begin, out);
+    case Content::kShape:
+      std::memcpy(out.data(), reinterpret_cast<const std::byte*>(tensor.linear.data()) + begin,
+                  out.size());
+      return;
+    case Content::kNormal:
+    case Content::kScales:
+    case Content::kOnes:
+      return FillFromTable(ValueTable(tensor), key, begin, out);
+  }
+}
+
+int64_t WriteSyntheticModel(const SyntheticOptions& options, const std::filesystem::path& directory,
+                            ThreadPool& pool) {
+  CheckOptions(options);
+  const Json config = ConfigJson(options);
+  std::filesystem::create_directories(directory);
+  if (!std::filesystem::is_empty(directory)) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{}: is not empty; name a new directory", directory.string()));
+  }
+  // Any tensor may go to any shard, so each is a unit of its own.
+  std::map<std::string, SyntheticTensor> tensors;
+  std::vector<UnitPlan> units;
+  int64_t total = 0;
+  for (SyntheticTensor& tensor : PlanTensors(options)) {
+    total += tensor.size_bytes();
+    units.push_back({tensor.name, {{tensor.name, tensor.dtype, tensor.shape}}});
+    tensors.emplace(tensor.name, std::move(tensor));
+  }
+  if (const int64_t available = FreeDiskBytes(directory); available < total) {
+    throw Error(ErrorCode::kResourceExhausted,
+                fmt::format("{}: needs {} bytes of disk, {} are free", directory.string(), total,
+                            available));
+  }
+
+  Json weight_map = Json::object();
+  for (const ShardPlan& shard : PlanShards(units, options.max_shard_bytes)) {
+    WriteShard(shard, tensors, options.seed, directory / shard.file, pool);
+    for (int64_t unit = shard.first_unit; unit < shard.last_unit; ++unit) {
+      weight_map[units[static_cast<size_t>(unit)].name] = shard.file;
+    }
+  }
+  WriteTextFile(directory / "config.json", config.dump(2) + "\n");
+  const Json index = {{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}};
+  WriteTextFile(directory / "model.safetensors.index.json", index.dump(2) + "\n");
+  return total;
+}
+
+}  // namespace nibble
