@@ -72,7 +72,8 @@ class TinymixGolden : public ::testing::TestWithParam<Allowed> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Backends, TinymixGolden,
-                         ::testing::Values(Allowed{"reference", 5e-4, 0, 5e-4}),
+                         ::testing::Values(Allowed{"reference", 5e-4, 0, 5e-4},
+                                           Allowed{"cpu", 1, 1e-3, 2e-2}),
                          [](const auto& test) { return std::string(test.param.backend); });
 
 void ExpectRowClose(std::span<const float> actual, std::span<const float> expected,

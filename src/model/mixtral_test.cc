@@ -250,6 +250,13 @@ TEST_P(MixtralShapes, ReferenceEqualsTheNaiveModel) {
   ExpectClose(Logits(*loaded.model, tokens), NaiveMixtral(*loaded.checkpoint).Logits(tokens), 2e-6);
 }
 
+TEST_P(MixtralShapes, CpuEqualsTheReference) {
+  const Loaded loaded(GetParam().random);
+  const Loaded cpu(GetParam().random, "cpu", 2);
+  const auto tokens = RandomTokens(37, loaded.model->config().vocab_size, 11);
+  ExpectClose(Logits(*cpu.model, tokens), NaiveMixtral(*loaded.checkpoint).Logits(tokens), 1e-3);
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Mixtral, MixtralShapes,
     ::testing::Values(
@@ -274,7 +281,7 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& test) { return std::string(test.param.name); });
 
 class MixtralOn : public ::testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(Mixtral, MixtralOn, ::testing::Values("reference"));
+INSTANTIATE_TEST_SUITE_P(Mixtral, MixtralOn, ::testing::Values("reference", "cpu"));
 
 TEST_P(MixtralOn, LogitsDoNotDependOnTheSpellingOfTheExperts) {
   RandomMixtral random;
@@ -392,6 +399,17 @@ TEST_P(MixtralOn, RefusesTokensOutsideTheVocabulary) {
       EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
       EXPECT_THAT(error.what(), ::testing::HasSubstr(std::to_string(token)));
     }
+  }
+}
+
+TEST(Mixtral, CpuLogitsDoNotDependOnTheNumberOfThreads) {
+  for (const int bits : {0, 4}) {
+    RandomMixtral random;
+    random.bits = bits;
+    const auto tokens = RandomTokens(33, random.vocab_size, 3);
+    const std::vector<float> one = Logits(*Loaded(random, "cpu", 1).model, tokens);
+    EXPECT_EQ(Logits(*Loaded(random, "cpu", 2).model, tokens), one);
+    EXPECT_EQ(Logits(*Loaded(random, "cpu", 5).model, tokens), one);
   }
 }
 

@@ -108,7 +108,7 @@ TEST(MixtralWeights, NamesTheFirstBadElementOfALargeTensor) {
   testing::WriteRandomMixtral(random, directory.path());
   const Checkpoint checkpoint(directory.path());
   for (const int threads : {1, 3}) {
-    const auto backend = MakeBackend("reference", {.threads = threads, .instruction_set = {}});
+    const auto backend = MakeBackend("cpu", {.threads = threads, .instruction_set = {}});
     try {
       LoadOuter(checkpoint, *backend);
       FAIL() << "accepted";
