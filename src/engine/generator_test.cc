@@ -290,7 +290,14 @@ TEST_F(TinymixGenerator, GreedyTextsEqualTheRecordedOnesUpToAnExcusedStep) {
     const auto expected = golden_[i]["generated_ids"].get<std::vector<int32_t>>();
     const auto at = std::mismatch(expected.begin(), expected.end(), generations[i].tokens.begin());
     if (at.first == expected.end()) {
-      EXPECT_EQ(generations[i].text, golden_[i]["text"].get<std::string>());
+      // The recorded texts spell out special tokens, which generated text leaves out.
+      std::string text = golden_[i]["text"].get<std::string>();
+      for (const std::string special : {"</s>", "<s>"}) {
+        for (size_t found; (found = text.find(special)) != std::string::npos;) {
+          text.erase(found, special.size());
+        }
+      }
+      EXPECT_EQ(generations[i].text, text);
       ++equal;
     } else {
       const size_t step = static_cast<size_t>(at.first - expected.begin());
