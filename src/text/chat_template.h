@@ -27,6 +27,8 @@ class ChatTemplate {
 
  private:
   struct State;
+  explicit ChatTemplate(std::unique_ptr<State> state);
+
   std::unique_ptr<State> state_;
 };
 

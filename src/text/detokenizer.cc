@@ -1,8 +1,10 @@
 #include "text/detokenizer.h"
 
 #include <algorithm>
+#include <span>
 
 #include "base/check.h"
+#include "nibble/error.h"
 
 namespace nibble {
 namespace {
@@ -24,6 +26,21 @@ size_t CharacterBoundary(std::string_view text, size_t at) {
   return at;
 }
 
+// What `all` says after `settled`, both decoded from the same first tokens. When a byte makes a run
+// of byte tokens invalid, the run's characters in `settled` are single U+FFFDs in `all`, one a
+// byte.
+std::string_view NewText(std::string_view settled, std::string_view all) {
+  if (all.starts_with(settled)) return all.substr(settled.size());
+  const auto difference = std::mismatch(settled.begin(), settled.end(), all.begin(), all.end());
+  const size_t common = CharacterBoundary(
+      settled, static_cast<size_t>(std::distance(settled.begin(), difference.first)));
+  all.remove_prefix(common);
+  for (size_t left = settled.size() - common; left > 0 && all.starts_with(kReplacement); --left) {
+    all.remove_prefix(kReplacement.size());
+  }
+  return all;
+}
+
 }  // namespace
 
 Detokenizer::Detokenizer(const Tokenizer& tokenizer, std::vector<std::string> stop_strings,
@@ -31,27 +48,32 @@ Detokenizer::Detokenizer(const Tokenizer& tokenizer, std::vector<std::string> st
     : tokenizer_(&tokenizer),
       stop_strings_(std::move(stop_strings)),
       skip_special_tokens_(skip_special_tokens) {
-  for (const std::string& stop : stop_strings_) NIBBLE_CHECK(!stop.empty());
+  for (const std::string& stop : stop_strings_) {
+    if (stop.empty()) throw Error(ErrorCode::kInvalidArgument, "a stop string may not be empty");
+  }
+}
+
+std::string Detokenizer::Add(int32_t token) {
+  NIBBLE_CHECK(!stopped_);
+  window_.push_back(token);
+  Decode();
+  return Release();
 }
 
 // Decoding is not additive (a leading space depends on what stands before), so the new text is the
-// difference between two decodings that share their first tokens: [begin, end) is settled, the rest
-// new.
-std::string Detokenizer::Add(int32_t token) {
-  NIBBLE_CHECK(!stopped_);
-  tokens_.push_back(token);
-  const auto decode = [&](size_t last) {
-    return tokenizer_->Decode(std::span(tokens_).subspan(prefix_begin_, last - prefix_begin_),
-                              skip_special_tokens_);
-  };
-  const std::string settled = decode(prefix_end_);
-  const std::string all = decode(tokens_.size());
-  // A character may be spread over several byte tokens; wait for the last of them.
-  if (all.size() <= settled.size() || std::string_view(all).ends_with(kReplacement)) return "";
-  held_ += all.substr(settled.size());
-  prefix_begin_ = prefix_end_;
-  prefix_end_ = tokens_.size();
-  return Release();
+// difference between two decodings that share their first tokens.
+void Detokenizer::Decode() {
+  const std::span<const int32_t> window(window_);
+  const std::string all = tokenizer_->Decode(window, skip_special_tokens_);
+  // A character may be spread over several byte tokens: wait for the last of them.
+  if (all.ends_with(kReplacement) && !finishing_) return;
+  const std::string settled = tokenizer_->Decode(window.first(num_settled_), skip_special_tokens_);
+  const std::string_view text = NewText(settled, all);
+  if (text.empty()) return;
+  held_ += text;
+  // The settled tokens leave, what has just been said stays as context.
+  window_.erase(window_.begin(), window_.begin() + static_cast<ptrdiff_t>(num_settled_));
+  num_settled_ = window_.size();
 }
 
 // Cuts at the first listed stop string that occurs; keeps back what may become one.
@@ -74,15 +96,8 @@ std::string Detokenizer::Release() {
 
 std::string Detokenizer::Finish() {
   if (stopped_) return "";
-  // An unfinished character becomes U+FFFD now: no byte of it will follow.
-  if (prefix_end_ < tokens_.size()) {
-    const auto from = std::span(tokens_).subspan(prefix_begin_);
-    const std::string settled =
-        tokenizer_->Decode(from.first(prefix_end_ - prefix_begin_), skip_special_tokens_);
-    const std::string all = tokenizer_->Decode(from, skip_special_tokens_);
-    if (all.size() > settled.size()) held_ += all.substr(settled.size());
-    prefix_end_ = tokens_.size();
-  }
+  finishing_ = true;  // an unfinished character becomes U+FFFD now: no byte of it will follow
+  if (num_settled_ < window_.size()) Decode();
   std::string text = Release();
   if (!stopped_) text += held_;
   held_.clear();

@@ -9,9 +9,14 @@
 namespace nibble {
 
 // Token stream → text deltas. Deltas concatenate to the decoded text, each is valid UTF-8 (partial
-// characters are held back), and nothing at or after a stop string is ever returned.
+// characters are held back), and nothing after the start of a stop string is returned. Where
+// several stop strings end in one token, the first of the list wins, as in vLLM.
+//
+// One exception: decoding turns a whole run of byte tokens into U+FFFD when any of them is no
+// UTF-8. Characters of the run that have been returned by then stay; the other bytes become U+FFFD.
 class Detokenizer {
  public:
+  // Keeps a reference to `tokenizer`. Throws kInvalidArgument for an empty stop string.
   Detokenizer(const Tokenizer& tokenizer, std::vector<std::string> stop_strings,
               bool skip_special_tokens = true);
 
@@ -20,17 +25,17 @@ class Detokenizer {
   bool stopped() const { return stopped_; }
 
  private:
+  void Decode();
   std::string Release();
 
   const Tokenizer* tokenizer_;
   std::vector<std::string> stop_strings_;
   bool skip_special_tokens_;
-  std::vector<int32_t> tokens_;
-  size_t prefix_begin_ =
-      0;  // window of tokens decoded together, so that context-dependent spaces are right
-  size_t prefix_end_ = 0;
-  std::string held_;  // decoded, not yet returned: could be the start of a stop string
+  std::vector<int32_t> window_;  // decoded together, so that context-dependent spaces are right
+  size_t num_settled_ = 0;       // tokens at the front of the window whose text is out
+  std::string held_;             // decoded, not yet returned: could be the start of a stop string
   bool stopped_ = false;
+  bool finishing_ = false;
 };
 
 }  // namespace nibble
