@@ -18,7 +18,7 @@ struct CalibrationOptions {
   bool shuffle = true;
   int64_t max_seq_len = 0;  // tokens kept of a row, BOS included; 0: no cut
   // Empty: Platypus rows (instruction + "\n" + output) where a row has those columns, else "text".
-  std::string text_column;
+  std::string text_column = "";
   bool chat = false;  // rows hold "messages" (or `text_column`), rendered by the chat template
 };
 
@@ -31,9 +31,9 @@ struct CalibrationSet {
   std::string ids_sha256;  // of all ids as little-endian int32
 };
 
-// Reads, shuffles as numpy.random.default_rng(seed).permutation does, keeps the first `samples` rows,
-// joins and tokenizes. Throws Error naming file and line for empty, malformed or missing rows, and
-// kInvalidArgument (with both numbers) where the file has fewer rows than samples.
+// Reads, shuffles as numpy.random.default_rng(seed).permutation does, keeps the first `samples`
+// rows, joins and tokenizes. Throws Error naming file and line for empty, malformed or missing
+// rows, and kInvalidArgument (with both numbers) where the file has fewer rows than samples.
 CalibrationSet LoadCalibration(const CalibrationOptions& options, const Tokenizer& tokenizer,
                                const ChatTemplate* chat_template, int64_t vocab_size);
 

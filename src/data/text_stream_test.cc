@@ -1,0 +1,114 @@
+#include "data/text_stream.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "base/file.h"
+#include "nibble/error.h"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+const fs::path kRows = fs::path(NIBBLE_SOURCE_DIR) / "tests/golden/rows";
+
+class TextStreamTest : public ::testing::Test {
+ protected:
+  TextStreamTest() : folder_(fs::path(::testing::TempDir()) / "nibble_text_stream_test") {
+    fs::create_directories(folder_);
+  }
+
+  fs::path Write(const std::string& name, const std::string& text) {
+    WriteTextFile(folder_ / name, text);
+    return folder_ / name;
+  }
+
+  static std::vector<std::string> Lines(const fs::path& path) {
+    TextStream stream(path);
+    std::vector<std::string> lines;
+    while (const auto line = stream.NextLine()) lines.emplace_back(*line);
+    EXPECT_EQ(stream.line_number(), static_cast<int64_t>(lines.size()));
+    return lines;
+  }
+
+  static std::string All(const fs::path& path) {
+    TextStream stream(path);
+    std::string text;
+    for (auto chunk = stream.NextChunk(); !chunk.empty(); chunk = stream.NextChunk()) text += chunk;
+    return text;
+  }
+
+  fs::path folder_;
+};
+
+TEST_F(TextStreamTest, CutsIntoLines) {
+  EXPECT_THAT(Lines(Write("a.txt", "")), IsEmpty());
+  EXPECT_THAT(Lines(Write("a.txt", "\n")), ElementsAre(""));
+  EXPECT_THAT(Lines(Write("a.txt", "one\n\ntwo")), ElementsAre("one", "", "two"));
+  EXPECT_THAT(Lines(Write("a.txt", "\xEF\xBB\xBFone\ntwo\n")), ElementsAre("one", "two"));
+}
+
+TEST_F(TextStreamTest, LinesMayBeLongerThanAChunk) {
+  const std::string longer(700'001, 'x');
+  const std::string even((1 << 18) - 1, 'y');  // its newline ends a chunk
+  EXPECT_THAT(Lines(Write("a.txt", even + "\n" + longer + "\nend")),
+              ElementsAre(even, longer, "end"));
+}
+
+TEST_F(TextStreamTest, ReadsCompressedFilesAsPlainOnes) {
+  const std::string plain = All(kRows / "rows.jsonl");
+  EXPECT_FALSE(plain.empty());
+  EXPECT_EQ(All(kRows / "rows.jsonl.gz"), plain);
+  EXPECT_EQ(All(kRows / "rows.jsonl.zst"), plain);
+}
+
+TEST_F(TextStreamTest, MembersOfACompressedFileFollowEachOther) {
+  const std::string plain = All(kRows / "rows.jsonl");
+  for (const char* name : {"rows.jsonl.gz", "rows.jsonl.zst"}) {
+    const std::string bytes = ReadTextFile(kRows / name);
+    EXPECT_EQ(All(Write(name, bytes + bytes)), plain + plain);
+  }
+}
+
+TEST_F(TextStreamTest, DamagedCompressedFilesAreNamed) {
+  for (const char* name : {"rows.jsonl.gz", "rows.jsonl.zst"}) {
+    const std::string bytes = ReadTextFile(kRows / name);
+    for (const std::string& damaged : {bytes.substr(0, bytes.size() / 2), "x" + bytes}) {
+      try {
+        All(Write(name, damaged));
+        ADD_FAILURE() << "nothing thrown";
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ErrorCode::kInvalidData);
+        EXPECT_THAT(error.what(), HasSubstr(std::string(name) + ": damaged compressed data"));
+      }
+    }
+  }
+}
+
+TEST_F(TextStreamTest, AMissingFileIsNamed) {
+  try {
+    TextStream stream(folder_ / "absent.txt");
+    ADD_FAILURE() << "nothing thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kNotFound);
+    EXPECT_THAT(error.what(), HasSubstr("absent.txt"));
+  }
+}
+
+TEST_F(TextStreamTest, ADirectoryIsNoFile) { EXPECT_THROW(All(folder_), Error); }
+
+TEST(UncompressedName, DropsOneSuffix) {
+  EXPECT_EQ(UncompressedName("a/Rows.JSONL.GZ"), "rows.jsonl");
+  EXPECT_EQ(UncompressedName("rows.jsonl"), "rows.jsonl");
+  EXPECT_EQ(UncompressedName("rows.json.zst"), "rows.json");
+  EXPECT_EQ(UncompressedName("gz"), "gz");
+}
+
+}  // namespace
+}  // namespace nibble
