@@ -46,6 +46,9 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
 
   RunCommand run;
+  AddGenerateCommand(app, run);
+  AddPerplexityCommand(app, run);
+  AddLogitsCommand(app, run);
   AddInspectCommand(app, run);
   AddVerifyCommand(app, run);
   AddCompletionCommand(app, run);
