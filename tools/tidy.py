@@ -39,10 +39,10 @@ DOORS = {
     "yaml-cpp/": ["src/quantize/"],
     "nlohmann/": ["src/base/json"],
     "nibble_bridge.h": ["src/text/", "src/data/"],
-    "hwy/": ["src/backend/cpu/"],
+    "hwy/": ["src/backend/cpu/", "src/quantize/sweep"],
     "boost/": ["src/server/"],
     "cuda": ["src/backend/cuda/", "src/dist/nccl.cu"],
-    "dlfcn.h": ["src/backend/cpu/linalg_openblas.cc"],
+    "dlfcn.h": ["src/backend/cpu/openblas.cc"],
     "zlib.h": ["src/data/"],
     "zstd.h": ["src/data/"],
 }
