@@ -148,6 +148,11 @@ const Json* Find(const Json& object, std::string_view key, const std::string& wh
 }  // namespace
 
 Json ParseJson(std::string_view text, const std::string& where) {
+  // nlohmann's lexer would take a zero byte for the end of the text and pass over the rest.
+  if (const size_t zero = text.find('\0'); zero != std::string_view::npos) {
+    throw Error(ErrorCode::kInvalidData,
+                fmt::format("{}: not valid JSON near byte {}: zero byte", where, zero));
+  }
   Builder builder(where);
   if (!Json::sax_parse(text.begin(), text.end(), &builder)) {
     throw Error(ErrorCode::kInvalidData, where + ": not valid JSON");

@@ -42,6 +42,7 @@ TEST(ParseJson, NamesTheDocumentAndTheFault) {
   } cases[] = {
       {"", "not valid JSON near byte"},
       {"{", "not valid JSON near byte 2"},
+      {std::string("{}\0x", 4), "not valid JSON near byte 2: zero byte"},
       {"{} x", "not valid JSON near byte 4"},
       {"{\"a\":1,}", "not valid JSON"},
       {"{\"a\":NaN}", "not valid JSON"},

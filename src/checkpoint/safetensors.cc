@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <limits>
 #include <string_view>
 #include <tuple>
@@ -274,6 +276,12 @@ SafetensorsHeader ParseSafetensorsHeader(std::span<const std::byte> file, int64_
   }
   const auto* text = reinterpret_cast<const char*>(file.data()) + kLengthBytes;
   if (length == 0 || text[0] != '{') throw Invalid(where, "header does not begin with '{'");
+
+  // The JSON parser would take a zero byte for the end of its input and pass over the rest.
+  if (const void* zero = std::memchr(text, 0, length)) {
+    throw Invalid(where, fmt::format("header is not valid JSON near byte {}: zero byte",
+                                     static_cast<const char*>(zero) - text));
+  }
 
   SafetensorsHeader header;
   header.data_offset = header_end;
