@@ -190,29 +190,59 @@ void CheckPatterns(const std::vector<std::string>& patterns, const std::string& 
   }
 }
 
-// Other people's regular expressions must not cost us the process: their length and counts are
-// bounded so that the automaton stays small, and it is run in polynomial time where the library
-// can.
+// The end of the character class that begins at `i`: its parentheses mean nothing.
+size_t EndOfClass(std::string_view text, size_t i) {
+  for (++i; i < text.size() && text[i] != ']'; ++i) {
+    if (text[i] == '\\') ++i;
+    if (text.substr(i, 2) == "[:") i = std::min(text.find(":]", i), text.size() - 1) + 1;
+  }
+  return i;
+}
+
+// Other people's regular expressions must not cost us the process. Why `text` is refused, or "":
+// length and counts are bounded, so that the automaton stays small, and a look-ahead inside
+// another, which multiplies the work by the length of the module once more, is not taken.
+std::string_view WhyTooCostly(std::string_view text) {
+  constexpr size_t kMaxLength = 400;
+  constexpr int64_t kMaxCopies = 400;
+  if (text.size() > kMaxLength) return "longer than 400 bytes";
+  int64_t copies = 1;
+  std::vector<bool> open;  // for each open parenthesis: is it a look-ahead?
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\\') {
+      ++i;
+    } else if (text[i] == '[') {
+      i = EndOfClass(text, i);
+    } else if (text[i] == '(') {
+      const std::string_view kind = text.substr(i + 1, 2);
+      const bool look_ahead = kind == "?=" || kind == "?!";
+      if (look_ahead && std::find(open.begin(), open.end(), true) != open.end()) {
+        return "has a look-ahead inside another";
+      }
+      open.push_back(look_ahead);
+    } else if (text[i] == ')' && !open.empty()) {
+      open.pop_back();
+    } else if (text[i] == '{') {
+      int64_t largest = 1;
+      int64_t number = 0;
+      for (size_t j = i + 1; j < text.size() && text[j] != '}'; ++j) {
+        const bool digit = text[j] >= '0' && text[j] <= '9';
+        number = digit ? std::min<int64_t>(number * 10 + (text[j] - '0'), kMaxCopies + 1) : 0;
+        largest = std::max(largest, number);
+      }
+      copies *= largest;
+      if (copies > kMaxCopies) return "its counts multiply to more than 400 copies";
+    }
+  }
+  return "";
+}
+
+// Run in polynomial time where the library can.
 std::regex CompileRegex(std::string_view text) {
   const auto refuse = [&](std::string_view why) {
     return Error(ErrorCode::kInvalidArgument, fmt::format("pattern {}: {}", Quoted(text), why));
   };
-  constexpr size_t kMaxLength = 400;
-  constexpr int64_t kMaxCopies = 400;
-  if (text.size() > kMaxLength) throw refuse(fmt::format("longer than {} bytes", kMaxLength));
-  int64_t copies = 1;
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] != '{') continue;
-    int64_t largest = 1;
-    int64_t number = 0;
-    for (size_t j = i + 1; j < text.size() && text[j] != '}'; ++j) {
-      const bool digit = text[j] >= '0' && text[j] <= '9';
-      number = digit ? std::min<int64_t>(number * 10 + (text[j] - '0'), kMaxCopies + 1) : 0;
-      largest = std::max(largest, number);
-    }
-    copies *= largest;
-    if (copies > kMaxCopies) throw refuse("its counts multiply to too many copies");
-  }
+  if (const std::string_view why = WhyTooCostly(text); !why.empty()) throw refuse(why);
   auto flags = std::regex::ECMAScript;
 #ifdef __GLIBCXX__
   flags |= std::regex_constants::__polynomial;

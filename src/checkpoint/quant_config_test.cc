@@ -228,6 +228,11 @@ TEST(MatchesPattern, StaysFastAndSmallForHostileExpressions) {
         "re:" + std::string(100'000, '(')}) {
     EXPECT_THROW(MatchesPattern(pattern, module), Error);
   }
+  EXPECT_THROW(MatchesPattern("re:(?=.*(?=.*(?=.*(?=.*b))))", module), Error);
+  EXPECT_THROW(MatchesPattern("re:(?=.*[)[:alpha:])](?=.*b))", module), Error);
+  EXPECT_FALSE(MatchesPattern("re:(?=.*a)(?!.*a)", module));
+  EXPECT_TRUE(MatchesPattern("re:(?=[(]?a)(?=[[:alpha:](]a)", module));
+  EXPECT_TRUE(MatchesPattern("re:\\(?=?a", module));
   EXPECT_THROW(MatchesPattern("re:" + std::string(200, '('), module), Error);
   EXPECT_TRUE(MatchesPattern("re:" + std::string(200, '(') + std::string(200, ')'), module));
 }
