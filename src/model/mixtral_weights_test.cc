@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <fstream>
 #include <limits>
 
 #include "backend/make_backend.h"
@@ -181,6 +182,43 @@ TEST(MixtralWeights, TiedModelsNeedNoHead) {
                           WriteTextFile(path, config.dump());
                         }),
               HasSubstr("lm_head"));
+}
+
+// What /proc says this process holds of the mapping of `path`, in bytes.
+int64_t ResidentBytesOf(const std::filesystem::path& path) {
+  std::ifstream maps("/proc/self/smaps");
+  bool found = false;
+  int64_t kilobytes = 0;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find(path.string()) != std::string::npos) found = true;
+    if (found && line.starts_with("Rss:")) {
+      kilobytes += std::stoll(line.substr(4));
+      found = false;
+    }
+  }
+  return kilobytes * 1024;
+}
+
+TEST(MixtralWeights, WhatWasLoadedIsNotResidentTwice) {
+  for (const int bits : {0, 4}) {
+    RandomMixtral random;
+    random.hidden_size = 192;
+    random.intermediate_size = 768;
+    random.bits = bits;
+    TemporaryDirectory directory;
+    testing::WriteRandomMixtral(random, directory.path());
+    const std::filesystem::path file = directory.path() / "model.safetensors";
+    const Checkpoint checkpoint(directory.path());
+    const auto backend = MakeBackend("cpu");
+    const OuterWeights outer = LoadOuter(checkpoint, *backend);
+    std::vector<LayerWeights> layers;
+    for (int64_t layer = 0; layer < random.num_layers; ++layer) {
+      layers.push_back(LoadLayer(checkpoint, layer, *backend));
+    }
+    // Only pages on the borders of tensors stay.
+    EXPECT_LT(ResidentBytesOf(file), checkpoint.total_bytes() / 4) << bits << " bits";
+    EXPECT_GT(checkpoint.total_bytes(), int64_t{2} << 20);
+  }
 }
 
 TEST(MixtralWeights, AnExpertLoadedAloneEqualsItselfInTheLayer) {
