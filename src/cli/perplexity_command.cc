@@ -40,8 +40,8 @@ int RunPerplexity(const PerplexityOptions& options) {
   std::vector<int64_t> first_scored;
   const std::vector<std::vector<int32_t>> windows =
       MakeWindows(ids, bos, window, options.stride, &first_scored);
-  int64_t total = 0;
-  for (const auto& tokens : windows) total += static_cast<int64_t>(tokens.size());
+  int64_t total = 0;  // the last token of a window is predicted, not run
+  for (const auto& tokens : windows) total += static_cast<int64_t>(tokens.size()) - 1;
   Progress progress("perplexity", "tokens", total);
   const auto advance = [&](int64_t tokens) { progress.Add(tokens); };
 
