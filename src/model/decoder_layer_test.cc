@@ -1,0 +1,148 @@
+#include "model/decoder_layer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <memory>
+#include <numeric>
+
+#include "backend/make_backend.h"
+#include "model/batch_builder.h"
+#include "model/kv_cache.h"
+#include "tests/support/random_mixtral.h"
+#include "tests/support/temporary_directory.h"
+
+namespace nibble {
+namespace {
+
+TEST(InverseFrequencies, FallGeometrically) {
+  ModelConfig config;
+  config.head_dim = 8;
+  config.rope_theta = 10000;
+  EXPECT_THAT(InverseFrequencies(config),
+              ::testing::Pointwise(::testing::FloatEq(), {1.0f, 0.1f, 0.01f, 0.001f}));
+}
+
+// One layer of a random model, and hidden states to run through it.
+class DecoderLayerOn : public ::testing::TestWithParam<const char*> {
+ protected:
+  static constexpr int64_t kTokens = 13;
+
+  DecoderLayerOn() {
+    const testing::TemporaryDirectory directory;
+    testing::WriteRandomMixtral({}, directory.path());
+    const Checkpoint checkpoint(directory.path());
+    config_ = checkpoint.config();
+    backend_ = MakeBackend(GetParam());
+    weights_ = LoadLayer(checkpoint, 1, *backend_);
+    table_ = LoadOuter(checkpoint, *backend_).embedding;
+    scratch_ = std::make_unique<LayerScratch>(*backend_, config_, kTokens);
+    kv_ = std::make_unique<KvCache>(*backend_, 1, 2, 16, config_.num_kv_heads, config_.head_dim,
+                                    DType::kF32);
+    BatchBuilder builder;
+    builder.Add(testing::RandomTokens(kTokens, config_.vocab_size, 4), 0, std::vector<int32_t>{0},
+                kTokens);
+    batch_ = builder.Take();
+    x_ = backend_->MakeActivation(kTokens, config_.hidden_size);
+  }
+
+  std::vector<float> Values(const Activation& x) {
+    std::vector<float> values(static_cast<size_t>(x.rows * x.cols));
+    backend_->Download(x, values);
+    return values;
+  }
+
+  ModelConfig config_;
+  std::unique_ptr<Backend> backend_;
+  LayerWeights weights_;
+  std::unique_ptr<Weight> table_;
+  std::unique_ptr<LayerScratch> scratch_;
+  std::unique_ptr<KvCache> kv_;
+  Batch batch_;
+  Activation x_;
+};
+INSTANTIATE_TEST_SUITE_P(Backends, DecoderLayerOn, ::testing::Values("reference", "cpu"));
+
+// Notes what it heard, and in which order.
+class Listener : public LayerObserver {
+ public:
+  void AttentionInput(const Activation& x) override { Note("attention input", x); }
+  void AttentionOutput(const Activation& x) override { Note("attention output", x); }
+  void ExpertInput(const Activation& x, const Routing&) override { Note("expert input", x); }
+  void ExpertMiddle(const Activation& x, const Routing& routing) override {
+    Note("expert middle", x);
+    EXPECT_EQ(x.rows, routing.num_slots());
+  }
+
+  std::vector<std::string> heard;
+
+ private:
+  void Note(const std::string& what, const Activation& x) {
+    heard.push_back(what + " " + std::to_string(x.rows) + "x" + std::to_string(x.cols));
+  }
+};
+
+TEST_P(DecoderLayerOn, ObserversHearEveryBorderOnceAndChangeNothing) {
+  const DecoderLayer layer(config_, *backend_);
+  backend_->BeginStep(batch_);
+  backend_->Embed(*table_, x_);
+  layer.Forward(weights_, kv_->layer(0), x_, *scratch_);
+  const std::vector<float> alone = Values(x_);
+  Listener listener;
+  backend_->Embed(*table_, x_);
+  layer.Forward(weights_, kv_->layer(0), x_, *scratch_, &listener);
+  backend_->EndStep();
+  EXPECT_EQ(Values(x_), alone);
+  EXPECT_THAT(listener.heard,
+              ::testing::ElementsAre("attention input 13x48", "attention output 13x72",
+                                     "expert input 13x48", "expert middle 26x72"));
+}
+
+// The quantizer runs experts one at a time over regrouped slots: together they are the whole.
+TEST_P(DecoderLayerOn, ExpertsOneAtATimeAddUpToAllAtOnce) {
+  const DecoderLayer layer(config_, *backend_);
+  backend_->BeginStep(batch_);
+  backend_->Embed(*table_, x_);
+  layer.Attention(weights_, kv_->layer(0), x_, *scratch_);
+  layer.Route(weights_, x_, *scratch_);
+  const std::vector<float> before = Values(x_);
+  layer.Experts(weights_, x_, *scratch_);
+  const std::vector<float> together = Values(x_);
+
+  std::vector<float> sum(before.size(), 0.0f);
+  for (int64_t expert = 0; expert < config_.num_experts; ++expert) {
+    backend_->Upload(before, x_);
+    scratch_->routing.GroupByExpert(expert, expert + 1);
+    layer.Experts(weights_, x_, *scratch_);
+    const std::vector<float> with_expert = Values(x_);
+    for (size_t i = 0; i < sum.size(); ++i) sum[i] += with_expert[i] - before[i];
+  }
+  backend_->EndStep();
+  for (size_t i = 0; i < sum.size(); ++i) {
+    EXPECT_NEAR(before[i] + sum[i], together[i], 1e-5f);
+  }
+}
+
+TEST_P(DecoderLayerOn, AnExpertWithoutSlotsMayBeAbsent) {
+  const DecoderLayer layer(config_, *backend_);
+  backend_->BeginStep(batch_);
+  backend_->Embed(*table_, x_);
+  layer.Route(weights_, x_, *scratch_);
+  const std::vector<float> before = Values(x_);
+  scratch_->routing.GroupByExpert(2, 3);
+  layer.Experts(weights_, x_, *scratch_);
+  const std::vector<float> expected = Values(x_);
+
+  for (size_t e = 0; e < weights_.experts.size(); ++e) {
+    if (e != 2) weights_.experts[e] = {};
+  }
+  backend_->Upload(before, x_);
+  layer.Experts(weights_, x_, *scratch_);
+  backend_->EndStep();
+  EXPECT_EQ(Values(x_), expected);
+  EXPECT_NE(expected, before);
+}
+
+}  // namespace
+}  // namespace nibble
