@@ -165,6 +165,24 @@ void AtomicFile::Commit() {
   FlushFolder(FolderOf(path_));
 }
 
+bool IsAtomicFileTemporary(std::string_view name) {
+  // ANYTHING.PID-COUNT.partial, as the constructor builds it.
+  constexpr std::string_view kSuffix = ".partial";
+  const auto drop_digits = [&name] {
+    const size_t before = name.size();
+    while (!name.empty() && name.back() >= '0' && name.back() <= '9') name.remove_suffix(1);
+    return name.size() < before;
+  };
+  const auto drop = [&name](char c) {
+    if (name.empty() || name.back() != c) return false;
+    name.remove_suffix(1);
+    return true;
+  };
+  if (!name.ends_with(kSuffix)) return false;
+  name.remove_suffix(kSuffix.size());
+  return drop_digits() && drop('-') && drop_digits() && drop('.') && !name.empty();
+}
+
 std::string ReadTextFile(const std::filesystem::path& path) {
   int64_t size = 0;
   const int descriptor = OpenForReading(path, size);

@@ -147,6 +147,17 @@ TEST_F(FileTest, HonoursTheProcessMask) {
   EXPECT_EQ(status.st_mode & 0777, 0640u);
 }
 
+TEST_F(FileTest, KnowsItsTemporariesByName) {
+  AtomicFile file(Path("model.partial"));
+  ASSERT_EQ(Listing().size(), 1u);
+  EXPECT_TRUE(IsAtomicFileTemporary(Listing()[0])) << Listing()[0];
+  for (const char* other :
+       {"", ".partial", "a.partial", "1-2.partial", ".1-2.partial", "a.1-.partial", "a.-2.partial",
+        "a.12.partial", "a.1-2.partial.x", "a1-2.partial"}) {
+    EXPECT_FALSE(IsAtomicFileTemporary(other)) << other;
+  }
+}
+
 TEST_F(FileTest, TellsTwoWritersApart) {
   AtomicFile first(Path("a"));
   AtomicFile second(Path("a"));

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -81,6 +82,18 @@ class OutputFile {
       }
       text.remove_prefix(static_cast<size_t>(written));
     }
+  }
+
+  // For as long as the file is open, also by a process that is killed.
+  void Lock() {
+    if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;
+    if (errno != EWOULDBLOCK) return;  // a file system without locks
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{}: another process is writing here", path_.string()));
+  }
+
+  void Truncate(int64_t size) {
+    if (::ftruncate(descriptor_, size) != 0) ThrowErrno(path_, "cannot shorten");
   }
 
   void Flush() {
@@ -180,6 +193,8 @@ struct CheckpointWriter::State {
 
   void PlaceTensors();
   void LoadLedger(const Json& job, const std::string& plan_digest);
+  void CheckDiskSpace() const;
+  std::vector<fs::path> KilledTemporaries() const;
   void OpenShard(size_t shard);
   void RenameShardIfFull(size_t shard);
 };
@@ -199,6 +214,10 @@ void CheckpointWriter::State::PlaceTensors() {
   }
 }
 
+std::string LedgerHead(const Json& job, const std::string& plan_digest) {
+  return Json({{"plan", plan_digest}, {"job", job}}).dump() + "\n";
+}
+
 // Reads the lines of finished units; a last line cut short by a crash does not count.
 void CheckpointWriter::State::LoadLedger(const Json& job, const std::string& plan_digest) {
   const fs::path path = directory / kLedgerName;
@@ -212,10 +231,7 @@ void CheckpointWriter::State::LoadLedger(const Json& job, const std::string& pla
                               fmt::format("{}:{}", path.string(), lines.size() + 1)));
     begin = whole_bytes = end + 1;
   }
-  if (lines.empty()) {  // killed before the first line: nothing was done
-    WriteTextFile(path, Json({{"plan", plan_digest}, {"job", job}}).dump() + "\n");
-    return;
-  }
+  if (lines.empty()) throw Error(ErrorCode::kInvalidData, path.string() + ": holds no whole line");
   const Json& head = lines.front();
   if (!head.is_object() || !head.contains("job") || !head.contains("plan")) {
     throw Error(ErrorCode::kInvalidData, path.string() + ":1: not a resume ledger of nibble");
@@ -238,7 +254,30 @@ void CheckpointWriter::State::LoadLedger(const Json& job, const std::string& pla
     }
     notes.push_back(lines[i].value("note", Json()));
   }
-  if (whole_bytes < text.size()) fs::resize_file(path, whole_bytes);
+  if (whole_bytes < text.size()) ledger->Truncate(static_cast<int64_t>(whole_bytes));
+}
+
+// Room for the shards that are not there yet: those that are have all their space reserved.
+void CheckpointWriter::State::CheckDiskSpace() const {
+  int64_t needed = 0;
+  for (size_t shard = 0; shard < shards.size(); ++shard) {
+    const bool there = fs::exists(FinalPath(shard)) || fs::exists(PartialPath(shard));
+    if (!there) needed += shards[shard].size_bytes;
+  }
+  const int64_t free = FreeDiskBytes(directory);
+  if (free >= needed) return;
+  throw Error(ErrorCode::kResourceExhausted,
+              fmt::format("{}: {} needed on disk, {} free", directory.string(), FormatBytes(needed),
+                          FormatBytes(free)));
+}
+
+// What a kill left of small files being written.
+std::vector<fs::path> CheckpointWriter::State::KilledTemporaries() const {
+  std::vector<fs::path> paths;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
+    if (IsAtomicFileTemporary(entry.path().filename().string())) paths.push_back(entry.path());
+  }
+  return paths;
 }
 
 void CheckpointWriter::State::OpenShard(size_t shard) {
@@ -249,6 +288,7 @@ void CheckpointWriter::State::OpenShard(size_t shard) {
   // Both are repeated when a run is continued: a kill may have come between them.
   open_shard->Reserve(shards[shard].size_bytes);
   open_shard->WriteAt(std::as_bytes(std::span(shards[shard].header)), 0);
+  FlushDirectory(directory);  // the name must not be lost when the ledger says what is in it
 }
 
 void CheckpointWriter::State::RenameShardIfFull(size_t shard) {
@@ -286,26 +326,20 @@ CheckpointWriter::CheckpointWriter(const CheckpointWriterOptions& options,
                             "an empty directory",
                             state.directory.string()));
   }
-  if (!began && !fs::is_empty(state.directory)) {
+  const std::vector<fs::path> temporaries = state.KilledTemporaries();
+  const auto entries = std::distance(fs::directory_iterator(state.directory), {});
+  if (!began && entries > static_cast<int64_t>(temporaries.size())) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("{}: the output directory is not empty{}", state.directory.string(),
                             options.resume ? " and holds no unfinished run"
                                            : "; choose another or empty it"));
   }
-  if (began) {
-    state.LoadLedger(options.job, plan_digest);
-  } else {
-    int64_t needed = 0;
-    for (const ShardPlan& shard : state.shards) needed += shard.size_bytes;
-    const int64_t free = FreeDiskBytes(state.directory);
-    if (free < needed) {
-      throw Error(ErrorCode::kResourceExhausted,
-                  fmt::format("{}: {} needed on disk, {} free", state.directory.string(),
-                              FormatBytes(needed), FormatBytes(free)));
-    }
-    WriteTextFile(ledger, Json({{"plan", plan_digest}, {"job", options.job}}).dump() + "\n");
-  }
+  state.CheckDiskSpace();
+  if (!began) WriteTextFile(ledger, LedgerHead(options.job, plan_digest));
   state.ledger = std::make_unique<OutputFile>(ledger, O_WRONLY | O_APPEND | O_CLOEXEC);
+  state.ledger->Lock();
+  if (began) state.LoadLedger(options.job, plan_digest);
+  for (const fs::path& temporary : temporaries) fs::remove(temporary);
   for (size_t shard = 0; shard < state.shards.size(); ++shard) {
     const bool touched = state.shards[shard].first_unit < static_cast<int64_t>(state.notes.size());
     if (touched && !fs::exists(state.FinalPath(shard)) && !fs::exists(state.PartialPath(shard))) {

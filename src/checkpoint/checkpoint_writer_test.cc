@@ -1,11 +1,14 @@
 #include "checkpoint/checkpoint_writer.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <random>
 
 #include "base/file.h"
 #include "checkpoint/safetensors.h"
@@ -137,6 +140,63 @@ TEST_F(CheckpointWriterTest, ResumedBytesEqualUninterruptedOnes) {
     Finish(writer);
     EXPECT_EQ(Contents(name), Contents("whole")) << "stopped after " << stop;
   }
+}
+
+// A child writes, and is killed with no warning after a random moment; the next one continues.
+// Small files torn between their temporary and their name are part of it.
+TEST_F(CheckpointWriterTest, SurvivesKillsAtAnyMoment) {
+  {
+    CheckpointWriter writer(Options("whole"), units_);
+    Finish(writer);
+  }
+  std::mt19937 random(9);
+  for (int trial = 0; trial < 8; ++trial) {
+    const std::string name = "killed" + std::to_string(trial);
+    int kills = 0;
+    for (bool done = false; !done;) {
+      const pid_t child = ::fork();
+      if (child == 0) {
+        try {
+          CheckpointWriter writer(Options(name, true), units_);
+          Finish(writer);
+        } catch (...) {
+          ::_exit(1);
+        }
+        ::_exit(0);
+      }
+      ::usleep(std::uniform_int_distribution<useconds_t>(0, 40'000)(random));
+      ::kill(child, SIGKILL);
+      int status = 0;
+      ::waitpid(child, &status, 0);
+      done = WIFEXITED(status);
+      if (done) {
+        EXPECT_EQ(WEXITSTATUS(status), 0) << name;
+      }
+      // Killed after the last step, with nothing left to do.
+      const bool complete = fs::exists(root_ / name / "config.json") &&
+                            !fs::exists(root_ / name / "nibble-resume.jsonl");
+      kills += done ? 0 : 1;
+      done = done || complete;
+      ASSERT_LT(kills, 1000);
+    }
+    EXPECT_EQ(Contents(name), Contents("whole")) << "after " << kills << " kills";
+  }
+}
+
+TEST_F(CheckpointWriterTest, ClearsTemporariesOfAKilledProcess) {
+  fs::create_directories(root_ / "out");
+  std::ofstream(root_ / "out" / "nibble-resume.jsonl.99-0.partial") << "torn";
+  CheckpointWriter writer(Options("out", true), units_);
+  Finish(writer);
+  EXPECT_FALSE(fs::exists(root_ / "out" / "nibble-resume.jsonl.99-0.partial"));
+}
+
+TEST_F(CheckpointWriterTest, RefusesAFolderAnotherProcessIsWriting) {
+  CheckpointWriter writer(Options("out"), units_);
+  EXPECT_NE(
+      ErrorOf(ErrorCode::kInvalidArgument, [&] { CheckpointWriter(Options("out", true), units_); })
+          .find("another process is writing here"),
+      std::string::npos);
 }
 
 TEST_F(CheckpointWriterTest, ForgetsALedgerLineCutShort) {
