@@ -11,10 +11,13 @@ foreach(room IN LISTS rooms)
   string(APPEND script "addlib $<TARGET_FILE:${room}>\n")
 endforeach()
 string(APPEND script "addlib $<TARGET_FILE:nibble_bridge>\nsave\nend\n")
+if(CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
+  set(archive_target --target=elf64-x86-64)  # else ar shows Rust's objects to LLVM's plugins, which complain
+endif()
 file(GENERATE OUTPUT ${CMAKE_BINARY_DIR}/libnibble.mri CONTENT "${script}")
 add_custom_command(OUTPUT ${archive}
   COMMAND ${CMAKE_COMMAND} -E rm -f ${archive}
-  COMMAND ${CMAKE_AR} -M < ${CMAKE_BINARY_DIR}/libnibble.mri
+  COMMAND ${CMAKE_AR} ${archive_target} -M < ${CMAKE_BINARY_DIR}/libnibble.mri
   DEPENDS ${rooms} nibble_bridge_build ${CMAKE_BINARY_DIR}/libnibble.mri
   COMMENT "Merging the rooms into libnibble.a")
 add_custom_target(nibble_archive ALL DEPENDS ${archive})
