@@ -58,14 +58,18 @@ Error NoWeights(const fs::path& directory) {
                                                        Quoted(found))));
 }
 
-// tensor → shard file, as the index says.
-std::map<std::string, std::string> ReadIndex(const fs::path& path) {
+struct Index {
+  std::map<std::string, std::string> files;  // tensor → shard file
+  std::optional<int64_t> total_size;
+};
+
+Index ReadIndex(const fs::path& path) {
   const std::string where = path.string();
   const Json index = ReadJsonFile(where);
   if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
     throw Invalid(where, "expected an object \"weight_map\" from tensors to files");
   }
-  std::map<std::string, std::string> files;
+  Index result;
   for (const auto& [name, file] : index["weight_map"].items()) {
     if (!file.is_string()) {
       throw Invalid(where, fmt::format("weight_map: {}: expected a file name", Quoted(name)));
@@ -77,9 +81,13 @@ std::map<std::string, std::string> ReadIndex(const fs::path& path) {
       throw Invalid(where, fmt::format("weight_map: {}: {} is not a plain file name", Quoted(name),
                                        Quoted(text)));
     }
-    files.emplace(name, std::move(text));
+    result.files.emplace(name, std::move(text));
   }
-  return files;
+  // Old writers put a float here, others nothing: whatever is no integer does not count.
+  const Json metadata = index.value("metadata", Json());
+  const Json size = metadata.is_object() ? metadata.value("total_size", Json()) : Json();
+  if (size.is_number_integer()) result.total_size = size.get<int64_t>();
+  return result;
 }
 
 }  // namespace
@@ -97,6 +105,7 @@ struct Checkpoint::State {
   std::vector<MappedFile> shards;
   std::map<std::string, Place, std::less<>> places;
   int64_t total_bytes = 0;
+  std::optional<int64_t> declared_bytes;
 
   // Tensors of files whose header was not padded, copied on first use to where their type may
   // stand.
@@ -188,7 +197,9 @@ Checkpoint::Checkpoint(const fs::path& directory) : state_(std::make_unique<Stat
   }
   const fs::path index_path = directory / kIndexFile;
   if (!fs::exists(index_path)) throw NoWeights(directory);
-  const std::map<std::string, std::string> index = ReadIndex(index_path);
+  const Index index_document = ReadIndex(index_path);
+  const std::map<std::string, std::string>& index = index_document.files;
+  state.declared_bytes = index_document.total_size;
   std::set<std::string> files;
   for (const auto& [name, file] : index) files.insert(file);
   state.shards.reserve(files.size());
@@ -221,6 +232,7 @@ const fs::path& Checkpoint::directory() const { return state_->directory; }
 const ModelConfig& Checkpoint::config() const { return state_->config; }
 const std::optional<QuantConfig>& Checkpoint::quant_config() const { return state_->quant_config; }
 int64_t Checkpoint::total_bytes() const { return state_->total_bytes; }
+std::optional<int64_t> Checkpoint::declared_bytes() const { return state_->declared_bytes; }
 int64_t Checkpoint::num_shards() const { return static_cast<int64_t>(state_->shards.size()); }
 
 std::vector<std::string> Checkpoint::names() const {

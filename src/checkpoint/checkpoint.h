@@ -41,6 +41,8 @@ class Checkpoint {
   bool IsPacked(std::string_view module) const;
 
   int64_t total_bytes() const;  // of tensor data
+  // What the index calls its total_size: informative, never relied on. None without an index.
+  std::optional<int64_t> declared_bytes() const;
   int64_t num_shards() const;
 
   // Tells the system that the pages of `view` will be wanted soon, or not again for now.

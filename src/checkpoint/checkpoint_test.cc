@@ -109,6 +109,29 @@ TEST_F(CheckpointTest, OpensShardsThroughSymbolicLinksAndOutlivesAMove) {
   EXPECT_THAT(view.As<float>(), ElementsAre(1, 1, 1, 1));
   EXPECT_THAT(second.names(), ElementsAre("a", "b", "c"));
   EXPECT_EQ(second.num_shards(), 2);
+  EXPECT_EQ(second.declared_bytes(), std::nullopt);
+}
+
+TEST_F(CheckpointTest, RepeatsWhatTheIndexDeclaresWithoutTrustingIt) {
+  WriteShard("s.safetensors", {"a"});
+  const struct {
+    const char* metadata;
+    std::optional<int64_t> declared;
+  } cases[] = {{R"({"total_size": 16})", 16},
+               {R"({"total_size": 99})", 99},
+               {R"({"total_size": 16.0})", {}},
+               {R"({"total_size": "16"})", {}},
+               {R"({"total_parameters": 4})", {}},
+               {"null", {}},
+               {"[]", {}}};
+  for (const auto& [metadata, declared] : cases) {
+    WriteTextFile(
+        Path("model.safetensors.index.json"),
+        fmt::format(R"({{"metadata": {}, "weight_map": {{"a": "s.safetensors"}}}})", metadata));
+    const Checkpoint checkpoint(Path());
+    EXPECT_EQ(checkpoint.declared_bytes(), declared) << metadata;
+    EXPECT_EQ(checkpoint.total_bytes(), 16);
+  }
 }
 
 TEST_F(CheckpointTest, IgnoresOtherLayoutsBesideSafetensors) {

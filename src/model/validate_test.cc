@@ -102,6 +102,21 @@ TEST_F(ValidateTest, NamesTheSpellingVllmDoesNotFind) {
   ExpectFailure("spelled w1, w2, w3", "_proj");
 }
 
+TEST_F(ValidateTest, ComparesTheSizeTheIndexDeclares) {
+  NIBBLE_REQUIRE_REFERENCE("models/tinymix");
+  const std::filesystem::path model = testing::ReferenceData() / "models/tinymix";
+  EXPECT_TRUE(ValidateStructure(Checkpoint(model)).passed());
+  for (const auto& entry : std::filesystem::directory_iterator(model)) {
+    if (entry.path().filename() == "model.safetensors.index.json") continue;
+    std::filesystem::create_symlink(std::filesystem::absolute(entry.path()),
+                                    directory_.path() / entry.path().filename());
+  }
+  Json index = ReadJsonFile(model / "model.safetensors.index.json");
+  index["metadata"]["total_size"] = 24662529;
+  WriteTextFile(directory_.path() / "model.safetensors.index.json", index.dump());
+  ExpectFailure("total_size is the sum", "expected 24662528, found 24662529");
+}
+
 TEST_F(ValidateTest, CountsWhatARankWouldGet) {
   WriteRandomMixtral(Packed(), directory_.path());
   ExpectFailure("attention heads divide", "4 heads, 3 ranks", 3);
