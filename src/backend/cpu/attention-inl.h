@@ -97,13 +97,15 @@ struct Attend {
     NIBBLE_INLINE void Run(int64_t row) const {
       const float* queries[kTokens];
       for (int i = 0; i < kTokens; ++i) queries[i] = a.Query(row + i);
-      for (int64_t key = 0; key < kKeyBlock; key += 16 * Isa::kRowVectors) {
-        F dots[kTokens][Isa::kRowVectors];
-        OuterProduct<Isa, kTokens>(a.keys + key, kKeyBlock, queries, 0, a.block.head_dim, dots);
+      constexpr int kVectors = Isa::FloatVectors(kTokens);
+      for (int64_t key = 0; key < kKeyBlock; key += 16 * kVectors) {
+        F dots[kTokens][kVectors];
+        OuterProduct<Isa, kTokens, kVectors>(a.keys + key, kKeyBlock, queries, 0, a.block.head_dim,
+                                             dots);
         NIBBLE_UNROLL
         for (int i = 0; i < kTokens; ++i) {
           NIBBLE_UNROLL
-          for (int v = 0; v < Isa::kRowVectors; ++v) {
+          for (int v = 0; v < kVectors; ++v) {
             Isa::Store(a.scores + (row + i) * kKeyBlock + key + 16 * v,
                        Isa::Mul(dots[i][v], scale));
           }
@@ -150,21 +152,24 @@ struct Attend {
 
   struct Weigh {
     const Attend& a;
-    int64_t column;  // of the values
 
     template <int kTokens>
     NIBBLE_INLINE void Run(int64_t row) const {
+      constexpr int kVectors = Isa::FloatVectors(kTokens);
       const float* probabilities[kTokens];
       for (int i = 0; i < kTokens; ++i) probabilities[i] = a.scores + (row + i) * kKeyBlock;
-      F added[kTokens][Isa::kRowVectors];
-      OuterProduct<Isa, kTokens>(a.values + column, a.padded, probabilities, 0, kKeyBlock, added);
-      NIBBLE_UNROLL
-      for (int i = 0; i < kTokens; ++i) {
-        const F shrink = Isa::Set(a.rescale[row + i]);
+      for (int64_t column = 0; column < a.padded; column += 16 * kVectors) {
+        F added[kTokens][kVectors];
+        OuterProduct<Isa, kTokens, kVectors>(a.values + column, a.padded, probabilities, 0,
+                                             kKeyBlock, added);
         NIBBLE_UNROLL
-        for (int v = 0; v < Isa::kRowVectors; ++v) {
-          float* const sum = a.sums + (row + i) * a.padded + column + 16 * v;
-          Isa::Store(sum, Isa::Fma(Isa::Load(sum), shrink, added[i][v]));
+        for (int i = 0; i < kTokens; ++i) {
+          const F shrink = Isa::Set(a.rescale[row + i]);
+          NIBBLE_UNROLL
+          for (int v = 0; v < kVectors; ++v) {
+            float* const sum = a.sums + (row + i) * a.padded + column + 16 * v;
+            Isa::Store(sum, Isa::Fma(Isa::Load(sum), shrink, added[i][v]));
+          }
         }
       }
     }
@@ -190,9 +195,7 @@ struct Attend {
       }
       ForRuns<Isa::kFloatTokens>(num_rows, Scores{*this, scale});
       for (int64_t row = 0; row < num_rows; ++row) Softmax(row, first);
-      for (int64_t column = 0; column < padded; column += 16 * Isa::kRowVectors) {
-        ForRuns<Isa::kFloatTokens>(num_rows, Weigh{*this, column});
-      }
+      ForRuns<Isa::kFloatTokens>(num_rows, Weigh{*this});
     }
     for (int64_t row = 0; row < num_rows; ++row) {
       const F inverse = Isa::Set(1.0f / total[row]);

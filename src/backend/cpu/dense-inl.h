@@ -3,8 +3,8 @@
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/simd.h"
 
-// Dense weights: an outer product held in registers, kRowVectors x 16 weight rows by up to
-// kFloatTokens activation rows, summed over the columns in order.
+// Dense weights: an outer product held in registers, 16 weight rows a vector by a few activation
+// rows, summed over the columns in order.
 namespace nibble::cpu {
 
 template <typename Isa>
@@ -17,26 +17,25 @@ NIBBLE_INLINE typename Isa::F LoadWeights(const uint16_t* w) {
 }
 
 // sums[i][v] = Σ_k w[k * stride + 16 v ..] * x[i][k], from zero, k in order.
-template <typename Isa, int kTokens, typename W>
+template <typename Isa, int kTokens, int kVectors, typename W>
 NIBBLE_INLINE void OuterProduct(const W* w, int64_t stride, const float* const* x, int64_t offset,
-                                int64_t count, typename Isa::F (&sums)[kTokens][Isa::kRowVectors]) {
+                                int64_t count, typename Isa::F (&sums)[kTokens][kVectors]) {
   const float* rows[kTokens];
   NIBBLE_UNROLL
   for (int i = 0; i < kTokens; ++i) {
     rows[i] = x[i] + offset;
     NIBBLE_UNROLL
-    for (int v = 0; v < Isa::kRowVectors; ++v) sums[i][v] = Isa::Zero();
+    for (int v = 0; v < kVectors; ++v) sums[i][v] = Isa::Zero();
   }
   for (int64_t k = 0; k < count; ++k) {
-    typename Isa::F weights[Isa::kRowVectors];
+    typename Isa::F weights[kVectors];
     NIBBLE_UNROLL
-    for (int v = 0; v < Isa::kRowVectors; ++v)
-      weights[v] = LoadWeights<Isa>(w + k * stride + 16 * v);
+    for (int v = 0; v < kVectors; ++v) weights[v] = LoadWeights<Isa>(w + k * stride + 16 * v);
     NIBBLE_UNROLL
     for (int i = 0; i < kTokens; ++i) {
       const auto value = Isa::Set(rows[i][k]);
       NIBBLE_UNROLL
-      for (int v = 0; v < Isa::kRowVectors; ++v) {
+      for (int v = 0; v < kVectors; ++v) {
         sums[i][v] = Isa::Fma(weights[v], value, sums[i][v]);
       }
     }
@@ -77,16 +76,30 @@ struct DenseBlock {
   const float* const* x;
   int64_t offset;  // column of x that the block starts with
   float* totals;   // [rows][64]
+  Ahead& ahead;    // weights needed next
+  // Of the activations needed next, each tile asks for its share: every x_step-th line from x_line
+  // on.
+  int64_t x_line;
+  int64_t x_step;
 
   template <int kTokens>
   NIBBLE_INLINE void Run(int64_t row) const {
-    for (int64_t r = 0; r < kTileRows; r += 16 * Isa::kRowVectors) {
-      typename Isa::F sums[kTokens][Isa::kRowVectors];
-      OuterProduct<Isa, kTokens>(w + r, kTileRows, x + row, offset, count, sums);
+    constexpr int64_t kLine = 16;  // floats
+    ahead.Advance();
+    for (int64_t line = x_line; line < kDenseBlock / kLine; line += x_step) {
+      NIBBLE_UNROLL
+      for (int i = 0; i < kTokens; ++i) {
+        __builtin_prefetch(x[row + i] + offset + kDenseBlock + line * kLine, 0, 2);
+      }
+    }
+    constexpr int kVectors = Isa::FloatVectors(kTokens);
+    for (int64_t r = 0; r < kTileRows; r += 16 * kVectors) {
+      typename Isa::F sums[kTokens][kVectors];
+      OuterProduct<Isa, kTokens, kVectors>(w + r, kTileRows, x + row, offset, count, sums);
       NIBBLE_UNROLL
       for (int i = 0; i < kTokens; ++i) {
         NIBBLE_UNROLL
-        for (int v = 0; v < Isa::kRowVectors; ++v) {
+        for (int v = 0; v < kVectors; ++v) {
           float* const total = totals + (row + i) * kTileRows + r + 16 * v;
           Isa::Store(total, Isa::Add(Isa::Load(total), sums[i][v]));
         }
@@ -95,31 +108,53 @@ struct DenseBlock {
   }
 };
 
-template <typename Isa>
-void DenseTilesKernel(const DenseTiles& tiles, const float* const* x, int64_t num_rows, float* sums,
-                      void* scratch) {
-  float* const widened = static_cast<float*>(scratch);
-  __builtin_memset(sums, 0,
-                   static_cast<size_t>(tiles.count * num_rows * kTileRows) * sizeof(float));
+template <typename Isa, typename W>
+void DenseTilesOf(const DenseTiles& tiles, const float* const* x, int64_t num_rows, float* sums,
+                  float* widened) {
+  constexpr bool kWiden = sizeof(W) < sizeof(float);
+  const auto weights = [&](int tile, int64_t column) {
+    return static_cast<const W*>(tiles.tile[tile]) + column * kTileRows;
+  };
+  const bool few = num_rows <= 2 * Isa::kFloatTokens;  // not worth widening for
+  const int64_t runs = (num_rows + Isa::kFloatTokens - 1) / Isa::kFloatTokens;
   for (int64_t k = 0; k < tiles.cols; k += kDenseBlock) {
     const int64_t count = tiles.cols - k < kDenseBlock ? tiles.cols - k : kDenseBlock;
     for (int t = 0; t < tiles.count; ++t) {
       float* const totals = sums + t * num_rows * kTileRows;
-      if (!tiles.bf16) {
-        const float* const w = static_cast<const float*>(tiles.tile[t]) + k * kTileRows;
-        ForRuns<Isa::kFloatTokens>(num_rows, DenseBlock<Isa, float>{w, count, x, k, totals});
+      const W* const w = weights(t, k);
+      Ahead ahead;
+      if (few) {
+        ForRuns<Isa::kFloatTokens>(
+            num_rows, DenseBlock<Isa, W>{w, count, x, k, totals, ahead, kDenseBlock, 1});
         continue;
       }
-      const uint16_t* const w = static_cast<const uint16_t*>(tiles.tile[t]) + k * kTileRows;
-      if (num_rows <= Isa::kFloatTokens) {
-        ForRuns<Isa::kFloatTokens>(num_rows, DenseBlock<Isa, uint16_t>{w, count, x, k, totals});
-      } else {  // widen once for all rows
+      const W* const next = t + 1 < tiles.count ? weights(t + 1, k) : weights(0, k + kDenseBlock);
+      ahead.Plan(next, count * kTileRows * static_cast<int64_t>(sizeof(W)), runs);
+      const float* wide = nullptr;
+      if constexpr (kWiden) {  // once for all rows
         for (int64_t i = 0; i < count * kTileRows; i += 16) {
-          Isa::Store(widened + i, Isa::LoadBf16(w + i));
+          Isa::Store(widened + i, LoadWeights<Isa>(w + i));
         }
-        ForRuns<Isa::kFloatTokens>(num_rows, DenseBlock<Isa, float>{widened, count, x, k, totals});
+        wide = widened;
+      } else {
+        wide = w;
       }
+      ForRuns<Isa::kFloatTokens>(
+          num_rows, DenseBlock<Isa, float>{wide, count, x, k, totals, ahead, t, tiles.count});
     }
+  }
+}
+
+template <typename Isa>
+void DenseTilesKernel(const DenseTiles& tiles, const float* const* x, int64_t num_rows, float* sums,
+                      void* scratch) {
+  __builtin_memset(sums, 0,
+                   static_cast<size_t>(tiles.count * num_rows * kTileRows) * sizeof(float));
+  float* const widened = static_cast<float*>(scratch);
+  if (tiles.bf16) {
+    DenseTilesOf<Isa, uint16_t>(tiles, x, num_rows, sums, widened);
+  } else {
+    DenseTilesOf<Isa, float>(tiles, x, num_rows, sums, widened);
   }
 }
 

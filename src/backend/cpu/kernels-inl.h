@@ -25,8 +25,8 @@ constexpr Kernels MakeKernels() {
   kernels.read_memory = ReadMemory<Isa>;
   kernels.multiply_add = MultiplyAdd<Isa>;
   kernels.dot_bytes = DotBytes<Isa>;
-  kernels.multiply_add_flops_per_round = int64_t{2} * 16 * Isa::kRoofSums;
-  kernels.dot_bytes_ops_per_round = int64_t{2} * 128 * Isa::kRoofSums;
+  kernels.multiply_add_flops_per_round = int64_t{2} * 16 * Isa::kRoofFloatSums;
+  kernels.dot_bytes_ops_per_round = int64_t{2} * 128 * Isa::kRoofIntSums;
   return kernels;
 }
 

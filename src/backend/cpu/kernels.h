@@ -21,9 +21,10 @@ inline constexpr int64_t kDenseBlock = 128;  // columns summed from zero before 
 inline constexpr int64_t kKeyBlock = 64;     // keys that attention takes at once, by position
 inline constexpr int64_t kMaxPackedBlock = 128;  // columns of a packed block, at most
 
-// Tiles walked side by side by one call: gate and up, or two neighbours. Two streams from memory
-// keep the hardware prefetchers of some machines busier than one.
-inline constexpr int kMaxTiles = 2;
+// Tiles that one call walks side by side, at most: the activations of a block are read once for all
+// of them, and several streams of weights keep the hardware prefetchers of some machines busier
+// than one.
+inline constexpr int kMaxTiles = 8;
 
 // Dense weights: tile t holds [cols][64] values of rows 64t..64t+63, padded with zero rows.
 struct DenseTiles {

@@ -8,10 +8,13 @@
 namespace nibble::cpu {
 namespace {
 
-// Rows of one piece at most: their activations and sums stay in the second-level cache while a tile
-// is multiplied, and a tile is unpacked once for all of them.
-constexpr int64_t kMaxRunRows = 384;
+// A piece of work is up to kMaxTiles tiles by up to so many rows: few enough that activations and
+// sums of a block stay in the second-level cache, enough that reading them and unpacking weights is
+// a small part of the work.
+constexpr int64_t kMaxRunRows = 192;
 constexpr int64_t kMinRunRows = 48;
+constexpr int64_t kMinTiles = 2;
+constexpr int64_t kFewRows = 12;  // up to so many, weights are all that is read: many small pieces
 constexpr int64_t kRunMultiple = 12;  // of every kernel's rows at once
 constexpr int64_t kPiecesPerThread = 4;
 
@@ -86,15 +89,18 @@ void LinearRunner::FixInputs() {
   });
 }
 
-int64_t LinearRunner::Cut(std::span<const LinearTask> tasks, int64_t max_rows) {
+int64_t LinearRunner::Cut(std::span<const LinearTask> tasks, int64_t max_tiles, int64_t max_rows) {
   int64_t pieces = 0;
   for (size_t t = 0; t < tasks.size(); ++t) {
     const LinearTask& task = tasks[t];
     Plan& plan = plans_[t];
     const int64_t tiles = task.weight->num_tiles();
+    const int64_t at_once = task.num_rows <= kFewRows ? kMinTiles : max_tiles;
+    const int64_t groups = CeilDiv(tiles, task.second != nullptr ? at_once / 2 : at_once);
     const int64_t runs = CeilDiv(task.num_rows, max_rows);
     plan.first_piece = pieces;
-    plan.num_groups = task.second != nullptr ? tiles : CeilDiv(tiles, kMaxTiles);
+    plan.tiles_per_group = CeilDiv(tiles, groups);
+    plan.num_groups = CeilDiv(tiles, plan.tiles_per_group);
     plan.rows_per_run = CeilDiv(CeilDiv(task.num_rows, runs), kRunMultiple) * kRunMultiple;
     pieces += plan.num_groups * CeilDiv(task.num_rows, plan.rows_per_run);
   }
@@ -113,11 +119,14 @@ void LinearRunner::Run(std::span<const LinearTask> tasks) {
   }
   FixInputs();
 
+  // The largest pieces that still give every thread a few.
+  const int64_t enough = pool_.num_threads() > 1 ? kPiecesPerThread * pool_.num_threads() : 1;
+  int64_t max_tiles = kMaxTiles;
   int64_t max_rows = kMaxRunRows;
-  int64_t pieces = Cut(tasks, max_rows);
-  while (pieces < kPiecesPerThread * pool_.num_threads() && max_rows > kMinRunRows) {
-    max_rows /= 2;
-    pieces = Cut(tasks, max_rows);
+  int64_t pieces = Cut(tasks, max_tiles, max_rows);
+  while (pieces < enough && (max_tiles > kMinTiles || max_rows > kMinRunRows)) {
+    (max_tiles > kMinTiles ? max_tiles : max_rows) /= 2;
+    pieces = Cut(tasks, max_tiles, max_rows);
   }
   Parallel(pool_, pieces, [&](int64_t piece, int thread) {
     const auto after =
@@ -133,57 +142,65 @@ void LinearRunner::RunPiece(const LinearTask& task, const Plan& plan, int64_t pi
                             ThreadScratch& scratch) {
   const int64_t first_row = piece / plan.num_groups * plan.rows_per_run;
   const int64_t num_rows = std::min(plan.rows_per_run, task.num_rows - first_row);
-  const int64_t group = piece % plan.num_groups;
+  const int64_t first_tile = piece % plan.num_groups * plan.tiles_per_group;
+  const int64_t num_tiles = std::min(plan.tiles_per_group, task.weight->num_tiles() - first_tile);
   const int64_t tile_floats = num_rows * kTileRows;
   float* const sums = scratch.sums.Get<float>(kMaxTiles * tile_floats);
-  float* const out = task.out + first_row * task.out_stride;
-  const auto width = [&](int64_t tile) {
-    return std::min(kTileRows, task.weight->rows() - tile * kTileRows);
-  };
+  float* const other_sums = sums + num_tiles * tile_floats;
 
-  if (task.second != nullptr) {
-    const CpuWeight* const weights[] = {task.weight, task.second};
-    const int64_t tiles[] = {group, group};
-    // Side by side if one call can read both.
-    if (SameLayout(*task.weight, *task.second) && plan.input == plan.second_input) {
-      Multiply(weights, tiles, 2, task, plan.input, first_row, num_rows, sums, scratch);
-    } else {
-      Multiply(weights, tiles, 1, task, plan.input, first_row, num_rows, sums, scratch);
-      Multiply(weights + 1, tiles, 1, task, plan.second_input, first_row, num_rows,
-               sums + tile_floats, scratch);
-    }
-    kernels_.silu_tile(sums, sums + tile_floats, num_rows, width(group), out + group * kTileRows,
-                       task.out_stride);
-    return;
+  // Gate and up go side by side if one call can read both.
+  const bool together = task.second != nullptr && SameLayout(*task.weight, *task.second) &&
+                        plan.input == plan.second_input;
+  Multiply(task, *task.weight, together ? task.second : nullptr, first_tile, num_tiles, plan.input,
+           first_row, num_rows, sums, scratch);
+  if (task.second != nullptr && !together) {
+    Multiply(task, *task.second, nullptr, first_tile, num_tiles, plan.second_input, first_row,
+             num_rows, other_sums, scratch);
   }
-  const int64_t tiles[] = {group * kMaxTiles, group * kMaxTiles + 1};
-  const CpuWeight* const weights[] = {task.weight, task.weight};
-  const int count =
-      static_cast<int>(std::min<int64_t>(kMaxTiles, task.weight->num_tiles() - group * kMaxTiles));
-  Multiply(weights, tiles, count, task, plan.input, first_row, num_rows, sums, scratch);
-  for (int i = 0; i < count; ++i) {
-    const auto write =
-        task.then == LinearTask::Then::kAdd ? kernels_.add_tile : kernels_.store_tile;
-    write(sums + i * tile_floats, num_rows, width(tiles[i]), out + tiles[i] * kTileRows,
-          task.out_stride);
+  for (int64_t i = 0; i < num_tiles; ++i) {
+    const int64_t column = (first_tile + i) * kTileRows;
+    const int64_t width = std::min(kTileRows, task.weight->rows() - column);
+    const float* const tile_sums = sums + i * tile_floats;
+    float* const out = task.out + first_row * task.out_stride + column;
+    switch (task.then) {
+      case LinearTask::Then::kStore:
+        kernels_.store_tile(tile_sums, num_rows, width, out, task.out_stride);
+        break;
+      case LinearTask::Then::kAdd:
+        kernels_.add_tile(tile_sums, num_rows, width, out, task.out_stride);
+        break;
+      case LinearTask::Then::kSiluTimes:
+        kernels_.silu_tile(tile_sums, other_sums + i * tile_floats, num_rows, width, out,
+                           task.out_stride);
+        break;
+    }
   }
 }
 
-void LinearRunner::Multiply(const CpuWeight* const* weights, const int64_t* tiles, int count,
-                            const LinearTask& task, const FixedInput* input, int64_t first_row,
-                            int64_t num_rows, float* sums, ThreadScratch& scratch) {
+// Sums of tiles [first_tile, first_tile + num_tiles) of `weight`, and then of `second` if there is
+// one.
+void LinearRunner::Multiply(const LinearTask& task, const CpuWeight& weight,
+                            const CpuWeight* second, int64_t first_tile, int64_t num_tiles,
+                            const FixedInput* input, int64_t first_row, int64_t num_rows,
+                            float* sums, ThreadScratch& scratch) {
   void* const tile_scratch = scratch.tile.Get<char>(kTileScratchBytes);
+  const int count = static_cast<int>(second != nullptr ? 2 * num_tiles : num_tiles);
+  NIBBLE_CHECK(count <= kMaxTiles);
+  const auto weight_of = [&](int64_t i) -> const CpuWeight& {
+    return i < num_tiles ? weight : *second;
+  };
   if (input != nullptr) {
     PackedTiles packed{};
     packed.count = count;
     for (int i = 0; i < count; ++i) {
-      packed.tile[i] = std::get<PackedLayout>(weights[i]->layout()).tile(tiles[i]);
+      packed.tile[i] =
+          std::get<PackedLayout>(weight_of(i).layout()).tile(first_tile + i % num_tiles);
     }
-    kernels_.packed_tiles(std::get<PackedLayout>(weights[0]->layout()).format, packed, input->fixed,
+    kernels_.packed_tiles(std::get<PackedLayout>(weight.layout()).format, packed, input->fixed,
                           first_row, num_rows, sums, tile_scratch);
     return;
   }
-  const int64_t cols = weights[0]->cols();
+  const int64_t cols = weight.cols();
   const auto** const x = scratch.rows.Get<const float*>(num_rows);
   for (int64_t i = 0; i < num_rows; ++i) {
     const int64_t row = task.rows != nullptr ? task.rows[first_row + i] : first_row + i;
@@ -192,9 +209,10 @@ void LinearRunner::Multiply(const CpuWeight* const* weights, const int64_t* tile
   DenseTiles dense{};
   dense.count = count;
   dense.cols = cols;
-  dense.bf16 = std::get<DenseLayout>(weights[0]->layout()).bf16;
+  dense.bf16 = std::get<DenseLayout>(weight.layout()).bf16;
   for (int i = 0; i < count; ++i) {
-    dense.tile[i] = std::get<DenseLayout>(weights[i]->layout()).tile(tiles[i], cols);
+    dense.tile[i] =
+        std::get<DenseLayout>(weight_of(i).layout()).tile(first_tile + i % num_tiles, cols);
   }
   kernels_.dense_tiles(dense, x, num_rows, sums, tile_scratch);
 }

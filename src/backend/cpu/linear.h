@@ -56,7 +56,8 @@ class LinearRunner {
     const FixedInput* input;
     const FixedInput* second_input;
     int64_t first_piece;
-    int64_t num_groups;  // of kMaxTiles tiles, or pairs of gate and up
+    int64_t num_groups;
+    int64_t tiles_per_group;  // of the output; a task with a second weight reads twice as many
     int64_t rows_per_run;
   };
   struct ThreadScratch {
@@ -65,10 +66,10 @@ class LinearRunner {
 
   const FixedInput* AddInput(const LinearTask& task, const CpuWeight& weight);
   void FixInputs();
-  int64_t Cut(std::span<const LinearTask> tasks, int64_t max_rows);
+  int64_t Cut(std::span<const LinearTask> tasks, int64_t max_tiles, int64_t max_rows);
   void RunPiece(const LinearTask& task, const Plan& plan, int64_t piece, ThreadScratch& scratch);
-  void Multiply(const CpuWeight* const* weights, const int64_t* tiles, int count,
-                const LinearTask& task, const FixedInput* input, int64_t first_row,
+  void Multiply(const LinearTask& task, const CpuWeight& weight, const CpuWeight* second,
+                int64_t first_tile, int64_t num_tiles, const FixedInput* input, int64_t first_row,
                 int64_t num_rows, float* sums, ThreadScratch& scratch);
 
   const Kernels& kernels_;

@@ -16,7 +16,6 @@ namespace nibble::cpu {
 // planes; kSteps the number of 8-column steps, or 0 where only `num_steps` knows it.
 template <typename Isa, int kPlanes, int kSteps>
 struct PackedBlock {
-  static constexpr int kVectors = Isa::kRowVectors;
   using F = typename Isa::F;
   using I = typename Isa::I;
   using B = typename Isa::B;
@@ -28,11 +27,13 @@ struct PackedBlock {
   const int8_t* x;  // [rows][2][8 steps]
   const float* x_scales;
   const int32_t* x_sums;
-  float* totals;  // [rows][64]
+  float* totals;       // [rows][64]
+  Ahead* ahead_codes;  // needed next: the next block of weights, and activations of the next block
+  Ahead* ahead_x;
 
   NIBBLE_INLINE int64_t steps() const { return kSteps > 0 ? kSteps : num_steps; }
 
-  template <int kTokens, int kBits>
+  template <int kTokens, int kVectors, int kBits>
   static NIBBLE_INLINE void Shift(I (&sums)[kTokens][kVectors]) {
     NIBBLE_UNROLL
     for (int i = 0; i < kTokens; ++i) {
@@ -43,7 +44,7 @@ struct PackedBlock {
 
   // sums[i][v] += unpacked codes * one plane of the activations. The loops are ordered so that
   // weights, sums and one activation fill the registers.
-  template <int kTokens>
+  template <int kTokens, int kVectors>
   NIBBLE_INLINE void DotUnpacked(const uint8_t* w, const int8_t* plane,
                                  I (&sums)[kTokens][kVectors]) const {
     const int64_t token_stride = 16 * steps();
@@ -81,7 +82,7 @@ struct PackedBlock {
   }
 
   // total += weight scale * activation scale * (sum - zero * Σ x).
-  template <int kTokens>
+  template <int kTokens, int kVectors>
   NIBBLE_INLINE void Finish(int64_t row, int64_t r, const I (&sums)[kTokens][kVectors]) const {
     NIBBLE_UNROLL
     for (int i = 0; i < kTokens; ++i) {
@@ -102,8 +103,11 @@ struct PackedBlock {
   // 8-bit codes ((16 hh + lh) 16 + hl) 16 + ll, the code's nibble named first.
   template <int kTokens>
   NIBBLE_INLINE void Run(int64_t row) const {
+    ahead_codes->Advance();
+    ahead_x->Advance();
     const int8_t* const high = x + row * 16 * steps();
     const int8_t* const low = high + 8 * steps();
+    constexpr int kVectors = Isa::IntVectors(kTokens);
     for (int64_t r = 0; r < kTileRows; r += 16 * kVectors) {
       const uint8_t* const w = codes + 4 * r;
       I sums[kTokens][kVectors];
@@ -112,20 +116,20 @@ struct PackedBlock {
         NIBBLE_UNROLL
         for (int v = 0; v < kVectors; ++v) sums[i][v] = Isa::ZeroI();
       }
-      DotUnpacked<kTokens>(w, high, sums);
+      DotUnpacked<kTokens, kVectors>(w, high, sums);
       if constexpr (kPlanes == 1) {
-        Shift<kTokens, 8>(sums);
-        DotUnpacked<kTokens>(w, low, sums);
+        Shift<kTokens, kVectors, 8>(sums);
+        DotUnpacked<kTokens, kVectors>(w, low, sums);
       } else {
         const uint8_t* const low_nibbles = w + 512 * steps();
-        Shift<kTokens, 4>(sums);
-        DotUnpacked<kTokens>(low_nibbles, high, sums);
-        Shift<kTokens, 4>(sums);
-        DotUnpacked<kTokens>(w, low, sums);
-        Shift<kTokens, 4>(sums);
-        DotUnpacked<kTokens>(low_nibbles, low, sums);
+        Shift<kTokens, kVectors, 4>(sums);
+        DotUnpacked<kTokens, kVectors>(low_nibbles, high, sums);
+        Shift<kTokens, kVectors, 4>(sums);
+        DotUnpacked<kTokens, kVectors>(w, low, sums);
+        Shift<kTokens, kVectors, 4>(sums);
+        DotUnpacked<kTokens, kVectors>(low_nibbles, low, sums);
       }
-      Finish<kTokens>(row, r, sums);
+      Finish<kTokens, kVectors>(row, r, sums);
     }
   }
 };
@@ -136,12 +140,12 @@ struct DirectBlock : PackedBlock<Isa, 1, kSteps> {
   using Base = PackedBlock<Isa, 1, kSteps>;
   using I = typename Isa::I;
   using B = typename Isa::B;
-  static constexpr int kVectors = Isa::kRowVectors;
 
   template <int kTokens>
   NIBBLE_INLINE void Run(int64_t row) const {
     const int64_t steps = this->steps();
     const int8_t* const values = this->x + row * 16 * steps;
+    constexpr int kVectors = Isa::DirectVectors(kTokens);
     for (int64_t r = 0; r < kTileRows; r += 16 * kVectors) {
       const uint8_t* const w = this->codes + 4 * r;
       I high[kTokens][kVectors];
@@ -165,13 +169,13 @@ struct DirectBlock : PackedBlock<Isa, 1, kSteps> {
           }
         }
       }
-      Base::template Shift<kTokens, 8>(high);
+      Base::template Shift<kTokens, kVectors, 8>(high);
       NIBBLE_UNROLL
       for (int i = 0; i < kTokens; ++i) {
         NIBBLE_UNROLL
         for (int v = 0; v < kVectors; ++v) high[i][v] = Isa::AddI(high[i][v], low[i][v]);
       }
-      this->template Finish<kTokens>(row, r, high);
+      this->template Finish<kTokens, kVectors>(row, r, high);
     }
   }
 };
@@ -189,6 +193,8 @@ void PackedTilesWith(const PackedFormat& format, const PackedTiles& tiles, const
                    static_cast<size_t>(tiles.count * num_rows * kTileRows) * sizeof(float));
   for (int64_t block = 0; block < format.num_blocks; ++block) {
     const int64_t x_row = block * x.stride + first_row;
+    const int8_t* const x_planes = x.planes + x_row * 2 * format.block_cols;
+    const int64_t x_bytes = num_rows * 2 * format.block_cols;
     for (int t = 0; t < tiles.count; ++t) {
       const uint8_t* const codes = tiles.tile[t] + block * format.block_bytes;
       const uint8_t* const tail = codes + nibble_bytes;
@@ -205,7 +211,7 @@ void PackedTilesWith(const PackedFormat& format, const PackedTiles& tiles, const
       work.num_steps = format.block_cols / 8;
       work.scales = scales;
       work.zeros = format.zero_points ? zeros : nullptr;
-      work.x = x.planes + x_row * 2 * format.block_cols;
+      work.x = x_planes;
       work.x_scales = x.scales + x_row;
       work.x_sums = x.sums + x_row;
       work.totals = sums + t * num_rows * kTileRows;
@@ -224,6 +230,16 @@ void PackedTilesWith(const PackedFormat& format, const PackedTiles& tiles, const
         }
       }
       work.codes = unpacked;
+      Ahead ahead_codes, ahead_x;
+      const uint8_t* const next = t + 1 < tiles.count
+                                      ? tiles.tile[t + 1] + block * format.block_bytes
+                                      : tiles.tile[0] + (block + 1) * format.block_bytes;
+      const int64_t runs = (num_rows + Isa::kIntTokens - 1) / Isa::kIntTokens;
+      ahead_codes.Plan(next, format.block_bytes, runs);
+      ahead_x.Plan(x_planes + 2 * x.stride * format.block_cols + x_bytes * t / tiles.count,
+                   x_bytes / tiles.count, runs);
+      work.ahead_codes = &ahead_codes;
+      work.ahead_x = &ahead_x;
       ForRuns<Isa::kIntTokens>(num_rows, work);
     }
   }

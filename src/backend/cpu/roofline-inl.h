@@ -20,34 +20,43 @@ uint64_t ReadMemory(const void* data, int64_t bytes) {
   return static_cast<uint64_t>(static_cast<uint32_t>(total));
 }
 
-// Independent sums enough to hide the latency: twelve in flight.
+// Independent sums enough to hide the latency.
 template <typename Isa>
 float MultiplyAdd(int64_t rounds) {
-  typename Isa::F sums[Isa::kRoofSums];
-  for (int j = 0; j < Isa::kRoofSums; ++j) sums[j] = Isa::Set(static_cast<float>(j));
+  // All lanes differ: a compiler may compute equal halves of a vector only once.
+  float start[16 * Isa::kRoofFloatSums];
+  for (int i = 0; i < 16 * Isa::kRoofFloatSums; ++i) start[i] = static_cast<float>(i);
+  typename Isa::F sums[Isa::kRoofFloatSums];
+  for (int j = 0; j < Isa::kRoofFloatSums; ++j) sums[j] = Isa::Load(start + 16 * j);
   const auto a = Isa::Set(0.999f);
   const auto b = Isa::Set(0.001f);
   for (int64_t i = 0; i < rounds; ++i) {
     NIBBLE_UNROLL
-    for (int j = 0; j < Isa::kRoofSums; ++j) sums[j] = Isa::Fma(sums[j], a, b);
+    for (int j = 0; j < Isa::kRoofFloatSums; ++j) sums[j] = Isa::Fma(sums[j], a, b);
   }
   float total = 0;
   for (const auto& sum : sums) total += Isa::Sum(sum);
   return total;
 }
 
+// Codes and activations come from the first-level cache and are used a few times each, as in the
+// kernels.
 template <typename Isa>
 int32_t DotBytes(int64_t rounds) {
-  alignas(64) uint8_t codes[128];
-  for (int i = 0; i < 128; ++i) codes[i] = static_cast<uint8_t>(i % 16);
-  const int8_t x[8] = {1, -2, 3, -4, 5, -6, 7, -8};
-  const auto first = Isa::LoadB(codes);
-  const auto second = Isa::LoadB(codes + 64);
-  typename Isa::I sums[Isa::kRoofSums];
+  constexpr int64_t kCodes = 2048;
+  alignas(64) uint8_t codes[kCodes + 512];
+  for (int64_t i = 0; i < kCodes + 512; ++i) codes[i] = static_cast<uint8_t>(i % 16);
+  int8_t x[8 * Isa::kRoofIntSums];
+  for (int j = 0; j < 8 * Isa::kRoofIntSums; ++j) x[j] = static_cast<int8_t>(j - 30);
+  typename Isa::I sums[Isa::kRoofIntSums];
   for (auto& sum : sums) sum = Isa::ZeroI();
   for (int64_t i = 0; i < rounds; ++i) {
+    const uint8_t* const w = codes + i * 128 % kCodes;
     NIBBLE_UNROLL
-    for (int j = 0; j < Isa::kRoofSums; ++j) sums[j] = Isa::DotPair(sums[j], first, second, x);
+    for (int j = 0; j < Isa::kRoofIntSums; ++j) {
+      const uint8_t* const both = w + j % 4 * 128;
+      sums[j] = Isa::DotPair(sums[j], Isa::LoadB(both), Isa::LoadB(both + 64), x + 8 * (j / 4));
+    }
   }
   int32_t total = 0;
   for (const auto& sum : sums) total ^= Isa::SumI(sum);

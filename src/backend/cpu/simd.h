@@ -9,11 +9,13 @@
 //
 // plus how many registers it may fill:
 //
-//   kRowVectors    vectors of 16 weight rows held at once: 1 or 4
-//   kFloatTokens   activation rows held at once by the dense kernel
+//   kFloatTokens   activation rows held at once by the dense kernel, at most
 //   kIntTokens     the same for the packed kernel
-//   kDirectTokens  up to so many rows it takes codes apart in registers
-//   kRoofSums      independent sums that keep the arithmetic units busy
+//   kDirectTokens  the same where it takes codes apart in registers: worth it up to so many rows
+//   FloatVectors, IntVectors, DirectVectors (tokens)
+//                  vectors of 16 weight rows that go with so many activation rows: 1, 2 or 4
+//   kRoofFloatSums, kRoofIntSums
+//                  independent sums that keep the arithmetic units busy
 //   kPairedDot     whether two byte products are cheaper together (DotPair) than one by one (Dot)
 //
 // Each kernel is a template over that struct, so its instances for different instruction sets are
@@ -29,3 +31,26 @@
 #define NIBBLE_INLINE inline __attribute__((always_inline))
 // Between the parameters and the body of a lambda.
 #define NIBBLE_LAMBDA __attribute__((always_inline))
+
+namespace nibble::cpu {
+
+// Memory that will be needed soon, asked for a little at a time while there is other work to do.
+struct Ahead {
+  const char* next = nullptr;
+  const char* end = nullptr;
+  int64_t step = 0;  // bytes each time
+
+  // Spreads [data, data + bytes) over `times` calls of Advance().
+  NIBBLE_INLINE void Plan(const void* data, int64_t bytes, int64_t times) {
+    next = static_cast<const char*>(data);
+    end = next + bytes;
+    step = (bytes / (times > 0 ? times : 1) + 63) / 64 * 64;
+  }
+
+  NIBBLE_INLINE void Advance() {
+    const char* const stop = next + step < end ? next + step : end;
+    for (; next < stop; next += 64) __builtin_prefetch(next, 0, 2);
+  }
+};
+
+}  // namespace nibble::cpu

@@ -15,11 +15,14 @@ struct Avx2 {
     __m256i lo, hi;
   };
   using B = I;
-  static constexpr int kRowVectors = 1;
+  static constexpr int FloatVectors(int tokens) { return tokens == 1 ? 4 : tokens == 2 ? 2 : 1; }
+  static constexpr int IntVectors(int tokens) { return tokens == 1 ? 2 : 1; }
+  static constexpr int DirectVectors(int tokens) { return tokens == 1 ? 2 : 1; }
   static constexpr int kFloatTokens = 6;
   static constexpr int kIntTokens = 4;
   static constexpr int kDirectTokens = 2;
-  static constexpr int kRoofSums = 5;
+  static constexpr int kRoofFloatSums = 6;
+  static constexpr int kRoofIntSums = 4;
   static constexpr bool kPairedDot = true;
 
   static NIBBLE_INLINE __m256i Mask8(int64_t count) {  // lanes below count

@@ -11,11 +11,14 @@ struct Avx512 {
   using F = __m512;
   using I = __m512i;
   using B = __m512i;
-  static constexpr int kRowVectors = 4;
+  static constexpr int FloatVectors(int) { return 4; }
+  static constexpr int IntVectors(int) { return 4; }
+  static constexpr int DirectVectors(int) { return 4; }
   static constexpr int kFloatTokens = 6;
   static constexpr int kIntTokens = 6;
   static constexpr int kDirectTokens = 3;
-  static constexpr int kRoofSums = 12;
+  static constexpr int kRoofFloatSums = 12;
+  static constexpr int kRoofIntSums = 12;
   static constexpr bool kPairedDot = false;
 
   static NIBBLE_INLINE __mmask16 First(int64_t count) {
@@ -104,8 +107,10 @@ struct Avx512 {
     __builtin_memcpy(&bytes, x, 4);
     return _mm512_set1_epi32(bytes);
   }
+  // _mm512_dpbusd_epi32, written out: GCC 12 copies and spills the sums of the intrinsic.
   static NIBBLE_INLINE I Dot(I sum, B w, const int8_t* x) {
-    return _mm512_dpbusd_epi32(sum, w, Four(x));
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(Four(x)));
+    return sum;
   }
   static NIBBLE_INLINE I DotPair(I sum, B w0, B w1, const int8_t* x) {
     return Dot(Dot(sum, w0, x), w1, x + 4);

@@ -16,11 +16,14 @@ struct Portable {
   struct B {
     uint8_t byte[64];
   };
-  static constexpr int kRowVectors = 1;
+  static constexpr int FloatVectors(int) { return 1; }
+  static constexpr int IntVectors(int) { return 1; }
+  static constexpr int DirectVectors(int) { return 1; }
   static constexpr int kFloatTokens = 2;
   static constexpr int kIntTokens = 2;
   static constexpr int kDirectTokens = 2;
-  static constexpr int kRoofSums = 4;
+  static constexpr int kRoofFloatSums = 4;
+  static constexpr int kRoofIntSums = 4;
   static constexpr bool kPairedDot = false;
 
   template <typename Op>

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+#include "backend/cpu/instruction_set.h"
+#include "base/thread_pool.h"
+
+namespace nibble::cpu {
+
+// What the machine can do at most, as measured just now by loops that do nothing else.
+struct Roofline {
+  double read_bytes_per_second = 0;    // from memory, by all threads together
+  double float_flops_per_second = 0;   // float multiply-adds, two operations each
+  double byte_dot_ops_per_second = 0;  // u8 x s8 multiply-adds, two operations each
+};
+
+// Medians of `repeats` runs on all threads of `pool`. Reads a buffer of `buffer_bytes`, which
+// should be much larger than the caches.
+Roofline MeasureRoofline(const Kernels& kernels, ThreadPool& pool, int repeats,
+                         int64_t buffer_bytes);
+
+// The median time in seconds of `repeats` calls, after one call to warm up.
+template <typename Body>
+double MedianSeconds(int repeats, const Body& body) {
+  body();
+  std::vector<double> seconds;
+  for (int i = 0; i < repeats; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    body();
+    seconds.push_back(
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  std::ranges::nth_element(seconds, seconds.begin() + repeats / 2);
+  return seconds[static_cast<size_t>(repeats / 2)];
+}
+
+}  // namespace nibble::cpu
