@@ -8,7 +8,8 @@
 #include "nibble/error.h"
 
 // Quantize a Mixtral checkpoint to a compressed-tensors checkpoint of 4- or 8-bit weights, layer by
-// layer: memory holds one layer, its Hessians and the calibration activations, never the model.
+// layer: memory holds a part of one layer, its Hessians and the calibration activations, never the
+// model.
 namespace nibble {
 
 // How weights become integers. Values are the words of the command line.
@@ -22,8 +23,14 @@ struct RecipeOptions {
   double dampening = 0.1;             // in (0, 10]
   int64_t block_size = 128;           // columns between two bulk updates
   std::string dead_columns = "keep";  // keep, zero
+  // Linears left alone: names, or re: patterns that match from the start. Must cover the head and
+  // the routers, which nibble never quantizes.
   std::vector<std::string> ignore = {"lm_head", "re:.*block_sparse_moe\\.gate$"};
 };
+
+// Reads llm-compressor's recipe YAML. Throws kInvalidData, kUnsupported naming what nibble does not
+// do.
+RecipeOptions ReadRecipe(const std::filesystem::path& file);
 
 struct QuantizeOptions {
   std::filesystem::path input;
@@ -35,7 +42,6 @@ struct QuantizeOptions {
   int64_t samples = 512;
   int64_t max_seq_len = 0;  // tokens kept of a row; 0: all
   uint64_t seed = 42;
-  bool shuffle = true;
   std::string text_column;
   bool chat = false;
 
@@ -47,7 +53,6 @@ struct QuantizeOptions {
   std::string backend = "cpu";
   int64_t max_shard_bytes = 5'000'000'000;
   bool resume = false;
-  bool dry_run = false;  // plan and report only
 };
 
 // One quantized Linear. Errors are relative to the output's energy, tr(D H D^T) / tr(W H W^T),
@@ -56,7 +61,7 @@ struct LinearReport {
   std::string module;
   int64_t rows = 0;
   int64_t cols = 0;
-  int64_t tokens = 0;  // calibration rows its Hessian saw
+  int64_t tokens = 0;  // inputs its Hessian saw
   std::string method;  // what was done in the end: gptq or rtn
   double relative_error = -1;
   double relative_error_rtn = -1;  // of rounding to nearest, for comparison
@@ -67,7 +72,102 @@ struct LinearReport {
   int64_t dead_columns = 0;
   double seconds = 0;
 
-  double ratio_to_rtn() const { return relative_error / relative_error_rtn; }
+  // GPTQ was asked for and this Linear could only be rounded.
+  bool fell_back = false;
+  double ratio_to_rtn() const {
+    return relative_error_rtn > 0 ? relative_error / relative_error_rtn : 1;
+  }
 };
+
+// How far the quantized model has drifted from the original after a layer, on the probe: the first
+// calibration tokens, at most 1024. Logits are those of the final norm and head after this layer.
+struct Divergence {
+  int64_t positions = 0;        // where logits were compared, at most 256
+  double kl = 0;                // mean KL(original || quantized), nats
+  double top1_agreement = 0;    // share of positions with the same most probable token
+  double activation_error = 0;  // |difference|^2 / |original|^2 of the residual stream
+};
+
+struct LayerReport {
+  int64_t layer = 0;
+  bool resumed = false;  // taken as an earlier run left it
+  std::vector<LinearReport> linears;
+  std::vector<int64_t> expert_tokens;        // routed to each expert
+  std::vector<int64_t> expert_extra_tokens;  // topped up, or seen because all were shown; else 0
+  std::vector<int64_t> starved_experts;      // below max(4 groups, 0.5 % of the tokens)
+  Divergence divergence;
+  double seconds = 0;
+};
+
+// Where the time went. `bound_seconds` is the floating-point work at the measured rate of all
+// threads; 0 where a phase is not made of it.
+struct PhaseReport {
+  std::string name;
+  double seconds = 0;
+  double cpu_seconds = 0;
+  double gflop = 0;
+  double bound_seconds = 0;
+};
+
+struct WrittenFile {
+  std::string name;
+  int64_t bytes = 0;
+  std::string sha256;
+};
+
+// What will be needed, known before the start.
+struct QuantizePlan {
+  struct Item {
+    std::string name;
+    int64_t bytes = 0;
+  };
+  std::vector<Item> memory;  // resident at the worst moment
+  int64_t memory_bytes = 0;  // their sum
+  int64_t budget_bytes = 0;
+  int64_t experts_at_once = 0;       // whose Hessians are held together
+  bool activations_in_file = false;  // beside the output, while it runs
+  int64_t output_bytes = 0;
+  int64_t scratch_disk_bytes = 0;
+  int64_t free_disk_bytes = 0;
+  int64_t num_shards = 0;
+  int64_t calibration_tokens = 0;
+  double gflop_per_second = 0;  // measured, all threads
+  std::vector<PhaseReport> phases;
+  double seconds = 0;  // expected in all
+};
+
+struct QuantizeReport {
+  QuantizePlan plan;
+  std::vector<LayerReport> layers;
+  std::vector<PhaseReport> phases;
+  std::vector<WrittenFile> files;
+  std::string calibration_ids_sha256;
+  int64_t calibration_sequences = 0;
+  int64_t calibration_tokens = 0;
+  int64_t tokens_cut = 0;
+  int64_t num_fallbacks = 0;  // Linears rounded because their Hessian could not be used
+  int64_t num_starved = 0;    // experts
+  // Perplexity of the probe: by the original, by the quantized model as computed on the way, and as
+  // read back from disk. 0 without calibration.
+  double original_perplexity = 0;
+  double quantized_perplexity = 0;
+  double read_back_perplexity = 0;
+  double seconds = 0;
+  double cpu_seconds = 0;
+  int64_t peak_resident_bytes = 0;
+
+  // Nothing was rounded for want of a usable Hessian, no expert went without tokens.
+  bool clean() const;
+};
+
+// What Quantize would need. Reads the calibration rows, measures the machine for a moment, writes
+// nothing. Throws as Quantize does for what can be known before the start: bad options, an unfit
+// input, too little memory or disk.
+QuantizePlan PlanQuantization(const QuantizeOptions& options);
+
+// Does it. On return the output has been read back and checked. Throws Error; after an interruption
+// or a kill, the same options with `resume` continue at the layer it was in, and end in the same
+// bytes.
+QuantizeReport Quantize(const QuantizeOptions& options);
 
 }  // namespace nibble

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "nibble/quantize.h"
+#include "quantize/gptq.h"
+#include "quantize/hidden_states.h"
+#include "quantize/layer_statistics.h"
+#include "quantize/output_plan.h"
+#include "quantize/probe.h"
+#include "quantize/work.h"
+
+namespace nibble {
+
+// What the quantization of every layer shares. Borrows everything.
+struct LayerContext {
+  const Checkpoint* source = nullptr;
+  const Recipe* recipe = nullptr;
+  const OutputPlan* output = nullptr;
+  Backend* backend = nullptr;
+  ActivationStream* stream = nullptr;
+  Workspace* workspace = nullptr;
+  HiddenStates* hidden = nullptr;  // inputs of the layer at hand
+  HiddenStates* middle = nullptr;  // room for as many; null if all experts are done at once
+  Probe* probe = nullptr;          // moved through the layer on the way
+  int64_t experts_at_once = 1;
+  bool all_experts = false;
+  bool top_up = false;
+  std::function<std::string(int64_t)> describe_token;
+  PhaseClock* clock = nullptr;
+};
+
+// The quantized Linears of a layer, in the order of LayerLinears; empty where the recipe leaves one
+// alone.
+struct QuantizedLayer {
+  std::vector<std::optional<QuantizedLinear>> linears;
+  LayerReport report;
+};
+
+// Calibrates a layer with its unquantized weights and quantizes its Linears: attention first, then
+// the experts, as many at a time as memory allows. Without Hessians (rounding to nearest) only the
+// probe is run.
+class LayerQuantizer {
+ public:
+  explicit LayerQuantizer(const LayerContext& context);
+
+  QuantizedLayer Quantize(int64_t layer);
+
+  // Only the probe, for a layer that an earlier run has finished.
+  void MoveProbe(int64_t layer);
+
+ private:
+  // Some Linears that read one input, and where their results go.
+  struct Tap {
+    std::vector<size_t> indices;  // into LayerLinears
+    Hessian* hessian;
+  };
+
+  void RunExpertsOfProbe(const LayerWeights& weights, int64_t first, int64_t last);
+  void Solve(const std::vector<LinearSpec>& specs, const std::vector<Tap>& taps,
+             QuantizedLayer& result);
+  void RoundAll(const std::vector<LinearSpec>& specs, QuantizedLayer& result);
+  DenseLinear Dense(const LinearSpec& spec) const;
+  bool gptq() const { return context_.recipe->method == Method::kGptq; }
+
+  LayerContext context_;
+  const ModelConfig* config_;
+  LayerStatistics statistics_;
+  LayerWork work_;
+};
+
+}  // namespace nibble

@@ -1,0 +1,99 @@
+#include "quantize/work.h"
+
+#include <algorithm>
+
+#include "base/system.h"
+
+namespace nibble {
+
+LayerWork CountLayerWork(const ModelConfig& config, const TokenBatches& batches, bool all_experts) {
+  const auto real = [](int64_t value) { return static_cast<double>(value); };
+  const double tokens = real(batches.num_tokens);
+  const double hidden = real(config.hidden_size);
+  const double middle = real(config.intermediate_size);
+  const double query = real(config.num_heads * config.head_dim);
+  const double kv = real(config.num_kv_heads * config.head_dim);
+  const double experts = real(config.num_experts);
+  double contexts = 0;  // keys seen, over all tokens
+  for (const TokenBatch& batch : batches.batches) {
+    for (const int32_t position : batch.batch.positions) contexts += real(position) + 1;
+  }
+  const double slots = tokens * real(config.num_experts_per_token);
+  const double calibrated_slots = all_experts ? tokens * experts : slots;
+
+  LayerWork work;
+  work.attention = 2 * tokens * hidden * (2 * query + 2 * kv) + 4 * query * contexts;
+  work.gate_up = 4 * slots * hidden * middle;
+  work.down = 2 * slots * hidden * middle;
+  work.calibrated_gate_up = 4 * calibrated_slots * hidden * middle;
+  work.statistics = tokens * (hidden * hidden + query * query) +
+                    calibrated_slots * (hidden * hidden + middle * middle);
+  const auto factor = [](double n) { return 2.0 / 3.0 * n * n * n; };
+  const auto sweep = [](double rows, double cols) { return rows * cols * cols; };
+  work.solve =
+      factor(hidden) + sweep(query + 2 * kv, hidden) + factor(query) + sweep(hidden, query) +
+      experts *
+          (factor(hidden) + 2 * sweep(middle, hidden) + factor(middle) + sweep(hidden, middle));
+  for (double* part : {&work.attention, &work.gate_up, &work.down, &work.statistics,
+                       &work.calibrated_gate_up, &work.solve}) {
+    *part /= 1e9;
+  }
+  return work;
+}
+
+double MeasureGflopPerSecond(Linalg& linalg) {
+  constexpr int64_t kSize = 256;
+  constexpr double kSeconds = 0.01;
+  using Clock = std::chrono::steady_clock;
+  const size_t elements = static_cast<size_t>(kSize * kSize);
+  std::vector<double> rates(static_cast<size_t>(linalg.num_threads()));
+  linalg.ParallelFor(linalg.num_threads(), [&](int64_t index, int) {
+    const std::vector<float> a(elements, 0.5f), b(elements, 0.25f);
+    std::vector<float> c(elements, 0.0f);
+    const auto multiply = [&] {
+      linalg.TransposedMultiplyAdd(1.0f, a.data(), kSize, b.data(), kSize, c.data(), kSize, kSize,
+                                   kSize, kSize);
+    };
+    multiply();
+    const Clock::time_point start = Clock::now();
+    double seconds = 0;
+    int64_t count = 0;
+    while (seconds < kSeconds) {
+      multiply();
+      ++count;
+      seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    }
+    rates[static_cast<size_t>(index)] =
+        2.0 * static_cast<double>(kSize * kSize * kSize * count) / seconds / 1e9;
+  });
+  double sum = 0;
+  for (const double rate : rates) sum += rate;
+  return sum;
+}
+
+PhaseClock::Scope::Scope(PhaseClock& clock, std::string_view name, double gflop) : clock_(&clock) {
+  std::vector<PhaseReport>& phases = clock.phases_;
+  const auto found = std::find_if(phases.begin(), phases.end(),
+                                  [&](const PhaseReport& phase) { return phase.name == name; });
+  index_ = static_cast<size_t>(found - phases.begin());
+  if (found == phases.end()) phases.push_back({.name = std::string(name)});
+  phases[index_].gflop += gflop;
+  start_ = std::chrono::steady_clock::now();
+  cpu_start_ = CpuSeconds();
+}
+
+PhaseClock::Scope::~Scope() {
+  PhaseReport& phase = clock_->phases_[index_];
+  phase.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  phase.cpu_seconds += CpuSeconds() - cpu_start_;
+}
+
+std::vector<PhaseReport> PhaseClock::Reports(double gflop_per_second) const {
+  std::vector<PhaseReport> reports = phases_;
+  for (PhaseReport& phase : reports) {
+    if (gflop_per_second > 0) phase.bound_seconds = phase.gflop / gflop_per_second;
+  }
+  return reports;
+}
+
+}  // namespace nibble
