@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <optional>
+#include <regex>
 #include <utility>
 
 #include "backend/make_backend.h"
@@ -66,6 +66,18 @@ std::string Fingerprint(const Checkpoint& source) {
   return hasher.Finish();
 }
 
+// A kill may have left small files half written, under the names AtomicFile gives them. The shards,
+// which are continued, are called otherwise.
+void RemoveLeftovers(const fs::path& directory) {
+  static const std::regex kTemporary(R"(.+\.[0-9]+-[0-9]+\.partial)");
+  if (!fs::is_directory(directory)) return;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
+    if (!std::regex_match(entry.path().filename().string(), kTemporary)) continue;
+    std::error_code ignored;
+    fs::remove(entry.path(), ignored);
+  }
+}
+
 }  // namespace
 
 struct Pipeline::State {
@@ -90,7 +102,7 @@ struct Pipeline::State {
   void Embed(CheckpointWriter& writer, ActivationStream& stream);
   void QuantizeLayer(int64_t layer, LayerQuantizer& quantizer, CheckpointWriter& writer,
                      LayerReport& report);
-  void Advance(int64_t layer, const CheckpointWriter& writer, ActivationStream& stream);
+  void Advance(int64_t layer, const CheckpointWriter& writer);
   void WriteOuter(int64_t unit, CheckpointWriter& writer);
   void Publish(CheckpointWriter& writer);
   void Check(const CheckpointWriter& writer, QuantizeReport& report);
@@ -192,7 +204,7 @@ void Pipeline::State::MakePlan() {
     add_phase("calibrate", layers * work.calibrate());
     add_phase("solve", layers * work.solve);
   }
-  add_phase("advance", layers * work.advance());
+  add_phase("advance", (layers - 1) * work.advance());
 }
 
 // Everything that decides the bytes of the output.
@@ -212,7 +224,7 @@ Json Pipeline::State::Job() const {
           {"calibrate_all_experts", options.calibrate_all_experts},
           {"top_up_experts", options.top_up_experts},
           {"max_shard_bytes", options.max_shard_bytes},
-          {"backend", backend->name()}};
+          {"backend", options.backend}};
 }
 
 std::string Pipeline::State::DescribeToken(int64_t token) const {
@@ -237,6 +249,7 @@ QuantizeReport Pipeline::State::Run() {
   report.calibration_tokens = calibration.num_tokens;
   report.tokens_cut = calibration.num_tokens_uncut - calibration.num_tokens;
 
+  if (options.resume) RemoveLeftovers(options.output);
   CheckpointWriter writer({.directory = options.output,
                            .max_shard_bytes = options.max_shard_bytes,
                            .job = Job(),
@@ -246,7 +259,8 @@ QuantizeReport Pipeline::State::Run() {
     LogInfo("resume done={} of={} units", writer.num_done(), writer.num_units());
   }
   const double layers = static_cast<double>(config.num_layers);
-  const double total = layers * (gptq() ? work.calibrate() + work.solve + work.advance() : 1);
+  const double total =
+      gptq() ? layers * (work.calibrate() + work.solve + work.advance()) - work.advance() : layers;
   progress = std::make_unique<Progress>("quantize", gptq() ? "GFLOP" : "layers",
                                         std::max<int64_t>(1, static_cast<int64_t>(total)));
 
@@ -283,7 +297,7 @@ QuantizeReport Pipeline::State::Run() {
     progress->SetLabel(fmt::format("quantize layer {}/{}", layer + 1, config.num_layers));
     LayerReport& layer_report = report.layers.emplace_back();
     QuantizeLayer(layer, quantizer, writer, layer_report);
-    Advance(layer, writer, stream);
+    Advance(layer, writer);
     const auto phase = clock.Measure("probe");
     layer_report.divergence = probe->Compare(hidden);
   }
@@ -365,18 +379,23 @@ void Pipeline::State::QuantizeLayer(int64_t layer, LayerQuantizer& quantizer,
   }
 }
 
-// The inputs of the next layer, computed by the layer as written.
-void Pipeline::State::Advance(int64_t layer, const CheckpointWriter& writer,
-                              ActivationStream& stream) {
-  const auto phase = clock.Measure("advance", work.advance());
-  if (batches.num_tokens > 0) {
-    const LayerWeights weights = LoadWrittenLayer(writer, output, config, recipe, layer, *backend);
-    const DecoderLayer decoder(config, *backend);
-    stream.ForEach(hidden, &hidden, [&](const TokenBatch&) {
-      decoder.Forward(weights, workspace->kv.layer(0), workspace->x, workspace->scratch);
-    });
+// The inputs of the next layer, computed by the layer as written. After the last one only the
+// probe's tokens are looked at.
+void Pipeline::State::Advance(int64_t layer, const CheckpointWriter& writer) {
+  if (batches.num_tokens == 0) {
+    progress->Add(1);
+    return;
   }
-  progress->Add(gptq() ? static_cast<int64_t>(work.advance()) : 1);
+  const bool last = layer + 1 == config.num_layers;
+  const TokenBatches& tokens = last ? probe_batches : batches;
+  const double gflop = CountLayerWork(config, tokens, false).advance();
+  const auto phase = clock.Measure("advance", gflop);
+  const LayerWeights weights = LoadWrittenLayer(writer, output, config, recipe, layer, *backend);
+  const DecoderLayer decoder(config, *backend);
+  ActivationStream(tokens, *backend, *workspace).ForEach(hidden, &hidden, [&](const TokenBatch&) {
+    decoder.Forward(weights, workspace->kv.layer(0), workspace->x, workspace->scratch);
+  });
+  progress->Add(gptq() ? static_cast<int64_t>(gflop) : 1);
 }
 
 // Unit 0 holds the embedding, the last one the final norm and the head.

@@ -27,7 +27,7 @@ void CheckDigests(const Checkpoint& written, const OutputPlan& plan,
     ThrowIfInterrupted();
     Sha256Hasher hasher;
     for (const TensorPlan& tensor : plan.units()[unit].tensors) {
-      const TensorView view = written.Get(tensor.name, tensor.shape);
+      const TensorView view = written.Get(tensor.name);
       hasher.Add(view.bytes());
       written.DontNeed(view);
     }

@@ -274,9 +274,10 @@ std::string ReportTable(const QuantizeReport& report) {
       }
     }
   }
-  if (!worries.empty()) text += "\nworth knowing:\n" + worries;
+  if (!worries.empty()) text += fmt::format("\nworth knowing:\n{}", worries);
 
-  text += "\n" + PhaseRows(report.phases);
+  text += '\n';
+  text += PhaseRows(report.phases);
   text += fmt::format(
       "  {:<14} {:>8.2f} s  {:>8.2f} CPU s  at {:.0f} GFLOP/s measured, peak memory {}\n", "all",
       report.seconds, report.cpu_seconds, report.plan.gflop_per_second,
