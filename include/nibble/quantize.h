@@ -145,7 +145,7 @@ struct QuantizeReport {
   int64_t calibration_sequences = 0;
   int64_t calibration_tokens = 0;
   int64_t tokens_cut = 0;
-  int64_t num_fallbacks = 0;  // Linears rounded because their Hessian could not be used
+  int64_t num_fallbacks = 0;  // Linears that GPTQ could only round to nearest
   int64_t num_starved = 0;    // experts
   // Perplexity of the probe: by the original, by the quantized model as computed on the way, and as
   // read back from disk. 0 without calibration.
@@ -156,7 +156,7 @@ struct QuantizeReport {
   double cpu_seconds = 0;
   int64_t peak_resident_bytes = 0;
 
-  // Nothing was rounded for want of a usable Hessian, no expert went without tokens.
+  // Nothing was rounded to nearest for want of tokens or of a usable Hessian.
   bool clean() const;
 };
 

@@ -66,6 +66,7 @@ class TextTable {
 };
 
 // The commands, in the order of --help.
+void AddQuantizeCommand(CLI::App& app, RunCommand& run);
 void AddGenerateCommand(CLI::App& app, RunCommand& run);
 void AddPerplexityCommand(CLI::App& app, RunCommand& run);
 void AddLogitsCommand(CLI::App& app, RunCommand& run);

@@ -46,6 +46,7 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
 
   RunCommand run;
+  AddQuantizeCommand(app, run);
   AddGenerateCommand(app, run);
   AddPerplexityCommand(app, run);
   AddLogitsCommand(app, run);

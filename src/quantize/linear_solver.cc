@@ -272,7 +272,8 @@ QuantizedLinear LinearSolver::Finish(bool used_factor, int64_t tokens, double se
   report.rows = rows_;
   report.cols = cols_;
   report.tokens = tokens;
-  report.method = Name(used_factor ? Method::kGptq : Method::kRoundToNearest);
+  // Without a token the factor is diagonal, and the sweep rounds.
+  report.method = Name(used_factor && tokens > 0 ? Method::kGptq : Method::kRoundToNearest);
   report.seconds = seconds;
   double error = 0, norm = 0, loss = 0;
   for (int64_t row = 0; row < rows_; ++row) {

@@ -258,6 +258,10 @@ QuantizeReport Pipeline::State::Run() {
   if (writer.num_done() > 0) {
     LogInfo("resume done={} of={} units", writer.num_done(), writer.num_units());
   }
+  LogInfo("plan memory={} budget={} experts_at_once={} activations={} disk={} at_least={}",
+          FormatBytes(plan.memory_bytes), FormatBytes(plan.budget_bytes), plan.experts_at_once,
+          plan.activations_in_file ? "file" : "memory", FormatBytes(plan.output_bytes),
+          FormatSeconds(plan.seconds));
   const double layers = static_cast<double>(config.num_layers);
   const double total =
       gptq() ? layers * (work.calibrate() + work.solve + work.advance()) - work.advance() : layers;

@@ -117,7 +117,7 @@ std::string PhaseRows(const std::vector<PhaseReport>& phases) {
 
 }  // namespace
 
-bool QuantizeReport::clean() const { return num_fallbacks == 0 && num_starved == 0; }
+bool QuantizeReport::clean() const { return num_fallbacks == 0; }
 
 Json ToJson(const LinearReport& report) {
   Json json = LinearFields(report);

@@ -1,0 +1,162 @@
+#include <cstdio>
+#include <memory>
+
+#include "cli/command.h"
+#include "nibble/quantize.h"
+#include "quantize/report.h"
+
+namespace nibble {
+namespace {
+
+struct QuantizeFlags {
+  QuantizeOptions options;
+  DeviceOptions device;
+  std::string recipe_file;
+  std::vector<std::string> ignore;  // beside the head and the routers
+  std::string memory;
+  std::string max_shard_size = "5GB";
+  bool strict = false;
+  bool dry_run = false;
+  bool json = false;
+};
+
+void Print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
+
+int RunQuantize(QuantizeFlags flags) {
+  QuantizeOptions& options = flags.options;
+  options.backend = flags.device.backend;
+  options.threads = flags.device.threads;
+  if (!flags.memory.empty()) options.memory_bytes = ParseByteSize(flags.memory, "--memory");
+  options.max_shard_bytes = ParseByteSize(flags.max_shard_size, "--max-shard-size");
+  if (!flags.recipe_file.empty()) options.recipe = ReadRecipe(flags.recipe_file);
+  options.recipe.ignore.insert(options.recipe.ignore.end(), flags.ignore.begin(),
+                               flags.ignore.end());
+
+  if (flags.dry_run) {
+    const QuantizePlan plan = PlanQuantization(options);
+    flags.json ? PrintJson(ToJson(plan)) : Print(PlanTable(plan));
+    return kExitSuccess;
+  }
+  const QuantizeReport report = Quantize(options);
+  flags.json ? PrintJson(ToJson(report)) : Print(ReportTable(report));
+  return flags.strict && !report.clean() ? kExitFindings : kExitSuccess;
+}
+
+}  // namespace
+
+void AddQuantizeCommand(CLI::App& app, RunCommand& run) {
+  auto flags = std::make_shared<QuantizeFlags>();
+  QuantizeOptions& options = flags->options;
+  RecipeOptions& recipe = options.recipe;
+  CLI::App* command = AddSubcommand(
+      app, "quantize", "Turn a 16-bit checkpoint into a 4- or 8-bit one",
+      "nibble quantize demo/tinymix out --calibration demo/calibration.jsonl --samples 256\n"
+      "\n"
+      "The defaults are the recipe of the published 8x22B checkpoint: GPTQ, 4 bits, symmetric, "
+      "groups\n"
+      "of 128, min-max scales, damping 0.1. --actorder static and --observer imatrix_mse often "
+      "gain a\n"
+      "little more and change nothing for readers; --actorder group does (not every server loads "
+      "it).\n"
+      "The report beside the weights tells, for each linear, its error and what rounding to "
+      "nearest\n"
+      "would have cost. A run that was stopped goes on with the same flags and --resume.");
+  command->add_option("input", options.input, "Checkpoint directory: bf16, fp16 or fp32")
+      ->required();
+  command->add_option("output", options.output, "New directory for the quantized checkpoint")
+      ->required();
+
+  const char* const kData = "Calibration";
+  command
+      ->add_option("--calibration", options.calibration,
+                   "Rows to calibrate with: .jsonl, .json, .csv or .parquet, also .gz or .zst")
+      ->group(kData);
+  command->add_option("--samples", options.samples, "Rows taken, after a seeded shuffle")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str()
+      ->group(kData);
+  command->add_option("--max-seq-len", options.max_seq_len, "Tokens kept of a row (0: all)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str()
+      ->group(kData);
+  command->add_option("--seed", options.seed, "Of the shuffle")
+      ->capture_default_str()
+      ->group(kData);
+  command
+      ->add_option("--text-column", options.text_column,
+                   "Column to read (else instruction and output, or text)")
+      ->group(kData);
+  command->add_flag("--chat", options.chat, "Rows are message lists for the model's chat template")
+      ->group(kData);
+  command
+      ->add_flag("--calibrate-all-experts", options.calibrate_all_experts,
+                 "Show every token to every expert (else the routed ones)")
+      ->group(kData);
+  command
+      ->add_flag("--top-up-experts", options.top_up_experts,
+                 "Show starved experts the tokens they nearly got")
+      ->group(kData);
+
+  const char* const kRecipe = "Recipe";
+  std::vector<CLI::Option*> in_recipe;
+  in_recipe.push_back(
+      command->add_option("--method", recipe.method, "gptq, or rtn: round to nearest")
+          ->check(CLI::IsMember({"gptq", "rtn"})));
+  in_recipe.push_back(
+      command->add_option("--bits", recipe.bits, "Of a weight")->check(CLI::IsMember({4, 8})));
+  in_recipe.push_back(
+      command->add_option("--group-size", recipe.group_size, "Weights of a row that share a scale")
+          ->check(CLI::IsMember({"32", "64", "128", "channel"})));
+  in_recipe.push_back(command->add_flag("--asymmetric", recipe.asymmetric,
+                                        "Store zero points (servers may refuse)"));
+  in_recipe.push_back(command
+                          ->add_option("--observer", recipe.observer,
+                                       "How scales are chosen: the range, or the least error")
+                          ->check(CLI::IsMember({"minmax", "mse", "imatrix_mse"})));
+  in_recipe.push_back(command
+                          ->add_option("--actorder", recipe.act_order,
+                                       "Order of columns: by their activations, or not")
+                          ->check(CLI::IsMember({"none", "static", "weight", "group"})));
+  in_recipe.push_back(command->add_option(
+      "--dampening", recipe.dampening, "Share of the mean diagonal added to a Hessian's diagonal"));
+  in_recipe.push_back(
+      command->add_option("--block-size", recipe.block_size, "Columns between two bulk updates"));
+  in_recipe.push_back(
+      command
+          ->add_option("--dead-columns", recipe.dead_columns,
+                       "Weights of inputs that were always zero: keep them, or zero them")
+          ->check(CLI::IsMember({"keep", "zero"})));
+  for (CLI::Option* option : in_recipe) option->group(kRecipe);
+  for (size_t i = 0; i < in_recipe.size(); ++i) {
+    if (i != 3) in_recipe[i]->capture_default_str();  // all but the flag
+  }
+  command
+      ->add_option("--ignore", flags->ignore,
+                   "Leave this linear alone too: a name or re:PATTERN; may be given again")
+      ->group(kRecipe);
+  CLI::Option* recipe_file = command->add_option(
+      "--recipe", flags->recipe_file, "Take all this from an llm-compressor recipe (YAML) instead");
+  recipe_file->group(kRecipe);
+  for (CLI::Option* option : in_recipe) recipe_file->excludes(option);
+
+  const char* const kRun = "Run";
+  command
+      ->add_option("--memory", flags->memory,
+                   "Budget of resident memory, such as 8GB (else most of what is free)")
+      ->group(kRun);
+  command->add_option("--max-shard-size", flags->max_shard_size, "Of an output file")
+      ->capture_default_str()
+      ->group(kRun);
+  command->add_flag("--resume", options.resume, "Continue an unfinished run")->group(kRun);
+  command
+      ->add_flag("--strict", flags->strict,
+                 "Exit with status 5 if any linear fell back to rounding")
+      ->group(kRun);
+  command->add_flag("--dry-run", flags->dry_run, "Only say what memory, disk and time it will take")
+      ->group(kRun);
+  AddDeviceOptions(*command, flags->device);
+  AddJsonFlag(*command, flags->json);
+  command->callback([flags, &run] { run = [flags] { return RunQuantize(*flags); }; });
+}
+
+}  // namespace nibble
