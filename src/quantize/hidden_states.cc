@@ -40,10 +40,13 @@ HiddenStates HiddenStates::InMemory(int64_t rows, int64_t cols) {
 HiddenStates HiddenStates::InFile(int64_t rows, int64_t cols,
                                   const std::filesystem::path& directory) {
   HiddenStates states(rows, cols);
-  std::string name = (directory / "activations.XXXXXX").string();
-  states.descriptor_ = ::mkostemp(name.data(), O_CLOEXEC);
-  if (states.descriptor_ < 0) ThrowErrno("cannot create a file in " + directory.string());
-  ::unlink(name.c_str());
+  states.descriptor_ = ::open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+  if (states.descriptor_ < 0) {  // a file system without nameless files
+    std::string name = (directory / "activations.XXXXXX").string();
+    states.descriptor_ = ::mkostemp(name.data(), O_CLOEXEC);
+    if (states.descriptor_ < 0) ThrowErrno("cannot create a file in " + directory.string());
+    ::unlink(name.c_str());
+  }
   if (const int code = ::posix_fallocate(states.descriptor_, 0, static_cast<off_t>(states.Bytes()));
       code != 0 && code != EINVAL && code != EOPNOTSUPP) {
     errno = code;

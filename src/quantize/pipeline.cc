@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <regex>
 #include <utility>
 
 #include "backend/make_backend.h"
@@ -64,18 +63,6 @@ std::string Fingerprint(const Checkpoint& source) {
     hasher.Add(view.bytes().first(std::min<size_t>(view.bytes().size(), 1024)));
   }
   return hasher.Finish();
-}
-
-// A kill may have left small files half written, under the names AtomicFile gives them. The shards,
-// which are continued, are called otherwise.
-void RemoveLeftovers(const fs::path& directory) {
-  static const std::regex kTemporary(R"(.+\.[0-9]+-[0-9]+\.partial)");
-  if (!fs::is_directory(directory)) return;
-  for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
-    if (!std::regex_match(entry.path().filename().string(), kTemporary)) continue;
-    std::error_code ignored;
-    fs::remove(entry.path(), ignored);
-  }
 }
 
 }  // namespace
@@ -249,7 +236,6 @@ QuantizeReport Pipeline::State::Run() {
   report.calibration_tokens = calibration.num_tokens;
   report.tokens_cut = calibration.num_tokens_uncut - calibration.num_tokens;
 
-  if (options.resume) RemoveLeftovers(options.output);
   CheckpointWriter writer({.directory = options.output,
                            .max_shard_bytes = options.max_shard_bytes,
                            .job = Job(),
