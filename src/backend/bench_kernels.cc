@@ -3,7 +3,6 @@
 #include <numeric>
 
 #include "backend/backend.h"
-#include "backend/cpu/instruction_set.h"
 
 namespace nibble {
 namespace {
@@ -55,11 +54,7 @@ class Bench {
  public:
   explicit Bench(const KernelBenchOptions& options)
       : options_(options), backend_(MakeBackend("cpu", options.backend)) {
-    const auto& set = cpu::ChooseInstructionSet(options.backend.instruction_set);
-    const int threads = options.backend.threads > 0 ? options.backend.threads : AvailableThreads();
-    ThreadPool pool(threads);
-    report_.roofline =
-        cpu::MeasureRoofline(*set.kernels, pool, options.repeats, options.weight_bytes);
+    report_.roofline = cpu::MeasureRoofline(options.backend, options.repeats, options.weight_bytes);
     report_.backend = backend_->name();
   }
 
@@ -86,8 +81,7 @@ class Bench {
     }
     const auto smaller = Make(bits, 4096);
     const double roof = bits == 0 ? report_.roofline.float_flops_per_second
-                                  // Two planes of activations, and one or two of the codes.
-                                  : report_.roofline.byte_dot_ops_per_second / (bits == 4 ? 2 : 4);
+                                  : report_.roofline.packed_ops_per_second(bits);
     for (const int64_t tokens : {32, 128, 512}) {
       Multiply(name + ", " + std::to_string(tokens) + " rows", *smaller, tokens,
                bits == 0 ? "GFLOP/s" : "GOP/s", 2.0 * static_cast<double>(4096 * kCols * tokens),

@@ -72,6 +72,7 @@ void AddPerplexityCommand(CLI::App& app, RunCommand& run);
 void AddLogitsCommand(CLI::App& app, RunCommand& run);
 void AddInspectCommand(CLI::App& app, RunCommand& run);
 void AddVerifyCommand(CLI::App& app, RunCommand& run);
+void AddBenchCommand(CLI::App& app, RunCommand& run);
 void AddCompletionCommand(CLI::App& app, RunCommand& run);
 
 }  // namespace nibble

@@ -52,6 +52,7 @@ int Main(int argc, char** argv) {
   AddLogitsCommand(app, run);
   AddInspectCommand(app, run);
   AddVerifyCommand(app, run);
+  AddBenchCommand(app, run);
   AddCompletionCommand(app, run);
 
   try {

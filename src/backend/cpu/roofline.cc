@@ -3,31 +3,38 @@
 #include <atomic>
 #include <cstring>
 
+#include "backend/cpu/instruction_set.h"
 #include "backend/cpu/memory.h"
+#include "base/thread_pool.h"
 
 namespace nibble::cpu {
 namespace {
 
-// Runs body(thread) once on every thread and returns the median time; the sum of what the bodies
+// Operations a second when all threads run body(rounds), which does `amount` operations a round.
+// Pieces are small, so that a thread that is held up does not decide the time. What the bodies
 // return goes to `sink`, so that nothing is optimised away.
 template <typename Body>
-double OnAllThreads(ThreadPool& pool, int repeats, std::atomic<uint64_t>& sink, const Body& body) {
-  return MedianSeconds(repeats, [&] {
-    pool.ParallelFor(pool.num_threads(), [&](int64_t index, int) {
-      sink.fetch_add(static_cast<uint64_t>(body(index)), std::memory_order_relaxed);
+double Rate(ThreadPool& pool, int repeats, int64_t amount, std::atomic<uint64_t>& sink,
+            const Body& body) {
+  constexpr int64_t kRounds = 50'000;
+  const int64_t pieces = 24 * pool.num_threads();
+  const double seconds = MedianSeconds(repeats, [&] {
+    pool.ParallelFor(pieces, [&](int64_t, int) {
+      sink.fetch_add(static_cast<uint64_t>(body(kRounds)), std::memory_order_relaxed);
     });
   });
+  return static_cast<double>(pieces * kRounds * amount) / seconds;
 }
 
 }  // namespace
 
-Roofline MeasureRoofline(const Kernels& kernels, ThreadPool& pool, int repeats,
-                         int64_t buffer_bytes) {
+Roofline MeasureRoofline(const BackendOptions& options, int repeats, int64_t buffer_bytes) {
+  const Kernels& kernels = *ChooseInstructionSet(options.instruction_set).kernels;
+  ThreadPool pool(options.threads > 0 ? options.threads : AvailableThreads());
   const int64_t threads = pool.num_threads();
   std::atomic<uint64_t> sink = 0;
   Roofline roofline;
 
-  // Each thread walks its share in pieces, so that one that is held up does not decide the time.
   constexpr int64_t kPiece = int64_t{1} << 20;
   const int64_t pieces = std::max(threads, buffer_bytes / kPiece);
   const Buffer buffer = AllocateHostMemory(pieces * kPiece);
@@ -40,15 +47,12 @@ Roofline MeasureRoofline(const Kernels& kernels, ThreadPool& pool, int repeats,
   });
   roofline.read_bytes_per_second = static_cast<double>(pieces * kPiece) / read;
 
-  constexpr int64_t kRounds = 1'000'000;
-  const double multiply = OnAllThreads(
-      pool, repeats, sink, [&](int64_t) { return kernels.multiply_add(kRounds) > 0.0f ? 1 : 0; });
   roofline.float_flops_per_second =
-      static_cast<double>(threads * kRounds * kernels.multiply_add_flops_per_round) / multiply;
-  const double dot =
-      OnAllThreads(pool, repeats, sink, [&](int64_t) { return kernels.dot_bytes(kRounds); });
+      Rate(pool, repeats, kernels.multiply_add_flops_per_round, sink,
+           [&](int64_t rounds) { return kernels.multiply_add(rounds) > 0.0f ? 1 : 0; });
   roofline.byte_dot_ops_per_second =
-      static_cast<double>(threads * kRounds * kernels.dot_bytes_ops_per_round) / dot;
+      Rate(pool, repeats, kernels.dot_bytes_ops_per_round, sink,
+           [&](int64_t rounds) { return kernels.dot_bytes(rounds); });
   return roofline;
 }
 

@@ -4,8 +4,7 @@
 #include <chrono>
 #include <vector>
 
-#include "backend/cpu/instruction_set.h"
-#include "base/thread_pool.h"
+#include "backend/make_backend.h"
 
 namespace nibble::cpu {
 
@@ -14,12 +13,16 @@ struct Roofline {
   double read_bytes_per_second = 0;    // from memory, by all threads together
   double float_flops_per_second = 0;   // float multiply-adds, two operations each
   double byte_dot_ops_per_second = 0;  // u8 x s8 multiply-adds, two operations each
+
+  // Useful multiply-adds of packed weights, two operations each: each is two byte products for
+  // 4-bit codes (the two planes of an activation), four for 8-bit ones.
+  double packed_ops_per_second(int bits) const { return byte_dot_ops_per_second / (bits / 2); }
 };
 
-// Medians of `repeats` runs on all threads of `pool`. Reads a buffer of `buffer_bytes`, which
-// should be much larger than the caches.
-Roofline MeasureRoofline(const Kernels& kernels, ThreadPool& pool, int repeats,
-                         int64_t buffer_bytes);
+// Medians of `repeats` runs on the threads and with the instruction set that a cpu backend with
+// these options would use. Reads a buffer of `buffer_bytes`, which should be much larger than the
+// caches.
+Roofline MeasureRoofline(const BackendOptions& options, int repeats, int64_t buffer_bytes);
 
 // The median time in seconds of `repeats` calls, after one call to warm up.
 template <typename Body>

@@ -1,0 +1,150 @@
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "backend/bench_kernels.h"
+#include "base/system.h"
+#include "cli/bench_steps.h"
+#include "cli/command.h"
+
+// Every figure beside the roof that was measured in the same run on the same threads.
+namespace nibble {
+namespace {
+
+struct BenchOptions {
+  std::string model;
+  std::string instruction_set;
+  int threads = 0;
+  int repeats = 9;
+  int64_t tokens = 512;   // of a prompt
+  int64_t context = 512;  // before decoding
+  bool json = false;
+
+  BackendOptions backend() const {
+    return {.threads = threads, .instruction_set = instruction_set};
+  }
+};
+
+Json MachineJson(const std::string& backend, const cpu::Roofline& roofline) {
+  return {{"machine", CpuModelName()},
+          {"backend", backend},
+          {"roof",
+           {{"read_bytes_per_second", roofline.read_bytes_per_second},
+            {"float_flops_per_second", roofline.float_flops_per_second},
+            {"byte_dot_ops_per_second", roofline.byte_dot_ops_per_second}}}};
+}
+
+void PrintMachine(const std::string& backend, const cpu::Roofline& roofline) {
+  fmt::print("{}; {}\nroof: read {:.1f} GB/s, float {:.0f} GFLOP/s, byte dot {:.0f} GOP/s\n\n",
+             CpuModelName(), backend, roofline.read_bytes_per_second / 1e9,
+             roofline.float_flops_per_second / 1e9, roofline.byte_dot_ops_per_second / 1e9);
+}
+
+int BenchKernelsCommand(const BenchOptions& options) {
+  const KernelReport report =
+      BenchKernels({.backend = options.backend(), .repeats = options.repeats});
+  if (options.json) {
+    Json document = MachineJson(report.backend, report.roofline);
+    document["kernels"] = Json::array();
+    for (const KernelFigure& figure : report.figures) {
+      document["kernels"].push_back({{"name", figure.name},
+                                     {"unit", figure.unit},
+                                     {"rate", figure.rate() / 1e9},
+                                     {"roof", figure.roof / 1e9},
+                                     {"share_of_roof", figure.share_of_roof()},
+                                     {"seconds", figure.seconds}});
+    }
+    PrintJson(document);
+    return kExitSuccess;
+  }
+  PrintMachine(report.backend, report.roofline);
+  TextTable table({"kernel", "rate", "unit", "of roof", "ms"});
+  for (const KernelFigure& figure : report.figures) {
+    table.AddRow({figure.name, fmt::format("{:.1f}", figure.rate() / 1e9), figure.unit,
+                  fmt::format("{:.0f}%", 100 * figure.share_of_roof()),
+                  fmt::format("{:.3f}", figure.seconds * 1e3)});
+  }
+  fmt::print("{}", table.ToString());
+  return kExitSuccess;
+}
+
+int BenchStepsCommand(const BenchOptions& options, bool decode) {
+  const StepReport report = BenchSteps({.directory = options.model,
+                                        .backend = options.backend(),
+                                        .tokens = decode ? 1 : options.tokens,
+                                        .context = decode ? options.context : 0,
+                                        .repeats = options.repeats});
+  const double minimum = report.work.MinimumSeconds(report.roofline);
+  if (options.json) {
+    Json document = MachineJson(report.backend, report.roofline);
+    document["tokens"] = report.tokens;
+    document["context"] = decode ? options.context : 0;
+    document["seconds"] = report.seconds;
+    document["tokens_per_second"] = report.tokens_per_second();
+    document["weight_bytes"] = report.work.weight_bytes;
+    document["float_flops"] = report.work.float_flops;
+    document["int4_ops"] = report.work.int4_ops;
+    document["int8_ops"] = report.work.int8_ops;
+    document["roof_seconds"] = minimum;
+    document["share_of_roof"] = report.share_of_roof();
+    PrintJson(document);
+    return kExitSuccess;
+  }
+  PrintMachine(report.backend, report.roofline);
+  TextTable table({"step", "tokens/s", "ms", "roof ms", "of roof", "weights read"});
+  table.AddRow({decode ? fmt::format("decode after {} tokens", options.context)
+                       : fmt::format("prefill of {} tokens", options.tokens),
+                fmt::format("{:.2f}", report.tokens_per_second()),
+                fmt::format("{:.3f}", report.seconds * 1e3), fmt::format("{:.3f}", minimum * 1e3),
+                fmt::format("{:.0f}%", 100 * report.share_of_roof()),
+                fmt::format("{:.1f} MB", report.work.weight_bytes / 1e6)});
+  fmt::print("{}", table.ToString());
+  return kExitSuccess;
+}
+
+void AddCommonOptions(CLI::App& command, BenchOptions& options) {
+  command.add_option("--threads", options.threads, "Threads; 0: all CPUs")
+      ->check(CLI::NonNegativeNumber);
+  command.add_option("--repeats", options.repeats, "Measurements; the median counts")
+      ->check(CLI::Range(7, 1000))
+      ->capture_default_str();
+  command.add_option("--instruction-set", options.instruction_set,
+                     "avx512, avx2 or portable; default: the best this machine has");
+  AddJsonFlag(command, options.json);
+}
+
+}  // namespace
+
+void AddBenchCommand(CLI::App& app, RunCommand& run) {
+  CLI::App* bench = AddSubcommand(app, "bench", "Time kernels and steps beside the machine's roof",
+                                  "nibble bench kernels --threads 2");
+  bench->require_subcommand(1);
+
+  auto options = std::make_shared<BenchOptions>();
+  CLI::App* kernels = AddSubcommand(*bench, "kernels", "Every kernel of the cpu backend",
+                                    "nibble bench kernels --instruction-set avx2 --json");
+  AddCommonOptions(*kernels, *options);
+  kernels->callback([options, &run] { run = [options] { return BenchKernelsCommand(*options); }; });
+
+  CLI::App* decode = AddSubcommand(*bench, "decode", "One token at a time of one sequence",
+                                   "nibble bench decode mixtral-w4a16 --context 512");
+  decode->add_option("model", options->model, "Checkpoint directory")->required();
+  decode->add_option("--context", options->context, "Tokens before the first one measured")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  AddCommonOptions(*decode, *options);
+  decode->callback(
+      [options, &run] { run = [options] { return BenchStepsCommand(*options, true); }; });
+
+  CLI::App* prefill = AddSubcommand(*bench, "prefill", "One prompt in one step",
+                                    "nibble bench prefill mixtral-w4a16 --tokens 512");
+  prefill->add_option("model", options->model, "Checkpoint directory")->required();
+  prefill->add_option("--tokens", options->tokens, "Length of the prompt")
+      ->check(CLI::Range(2, 65536))
+      ->capture_default_str();
+  AddCommonOptions(*prefill, *options);
+  prefill->callback(
+      [options, &run] { run = [options] { return BenchStepsCommand(*options, false); }; });
+}
+
+}  // namespace nibble
