@@ -12,6 +12,8 @@ namespace {
 constexpr std::string_view kReplacement =
     "\xEF\xBF\xBD";  // U+FFFD: bytes that are no character yet
 
+constexpr size_t kMaxPending = 16;  // tokens without a whole character among them: that is no UTF-8
+
 // Length of the longest suffix of `text` that is a proper prefix of `stop`.
 size_t HeldBack(std::string_view text, std::string_view stop) {
   for (size_t length = std::min(text.size(), stop.size() - 1); length > 0; --length) {
@@ -55,6 +57,7 @@ Detokenizer::Detokenizer(const Tokenizer& tokenizer, std::vector<std::string> st
 
 std::string Detokenizer::Add(int32_t token) {
   NIBBLE_CHECK(!stopped_);
+  if (skip_special_tokens_ && tokenizer_->IsSpecial(token)) return "";
   window_.push_back(token);
   Decode();
   return Release();
@@ -65,8 +68,10 @@ std::string Detokenizer::Add(int32_t token) {
 void Detokenizer::Decode() {
   const std::span<const int32_t> window(window_);
   const std::string all = tokenizer_->Decode(window, skip_special_tokens_);
-  // A character may be spread over several byte tokens: wait for the last of them.
-  if (all.ends_with(kReplacement) && !finishing_) return;
+  // A character may be spread over several byte tokens: wait for the last of them, but not for
+  // ever.
+  const bool may_complete = !finishing_ && window_.size() - num_settled_ < kMaxPending;
+  if (all.ends_with(kReplacement) && may_complete) return;
   const std::string settled = tokenizer_->Decode(window.first(num_settled_), skip_special_tokens_);
   const std::string_view text = NewText(settled, all);
   if (text.empty()) return;
