@@ -104,6 +104,16 @@ TEST(ChatTemplate, DeepValuesDoNotOverflowTheStack) {
       "{% set ns = namespace(x=[]) %}{% for i in range(300) %}{% for j in range(700) %}"
       "{% set ns.x = [ns.x] %}{% endfor %}{% endfor %}end";
   EXPECT_EQ(Render(deeper), "end");
+  const auto repeated = [](const std::string& part, int count) {
+    std::string text;
+    while (count-- > 0) text += part;
+    return text;
+  };
+  EXPECT_EQ(Render("{{ " + repeated("-", 100'000) + "1 }}"), "1");
+  EXPECT_EQ(Render("{{ 0" + repeated("+1", 60'000) + " }}"), "60000");
+  EXPECT_THROW(Render("{{ " + repeated("(", 100'000) + "1 }}"), Error);
+  EXPECT_THAT(MessageOf(ErrorCode::kInvalidData, [&] { Render(repeated("x", 1 << 18)); }),
+              HasSubstr("262144 bytes; the limit is 131072"));
 }
 
 // --- goldens recorded by tools/record_chat_templates.py ---

@@ -298,6 +298,14 @@ TEST(TokenizerErrors, NameTheDamagedFile) {
                 R"({"version":"1.0","model":{"type":"BPE","vocab":{"a":4000000000},"merges":[]}})");
   EXPECT_THAT(MessageOf(ErrorCode::kInvalidData, [&] { Tokenizer::Load(folder); }),
               HasSubstr("has id 4000000000"));
+  std::string demo = ReadTextFile(kDemo / "tokenizer.json");
+  const std::string ids = "\"ids\":";
+  const size_t begin = demo.find(ids);
+  ASSERT_NE(begin, std::string::npos);
+  demo.replace(demo.find('1', begin), 1, "5555");
+  WriteTextFile(json, demo);
+  EXPECT_THAT(MessageOf(ErrorCode::kInvalidData, [&] { Tokenizer::Load(folder); }),
+              HasSubstr("the post_processor adds id 5555"));
 }
 
 TEST(TokenizerErrors, ATruncatedModelIsRefusedAtEveryLength) {

@@ -15,10 +15,10 @@ const NAME: &str = "chat template";
 /// Instructions a rendering may take. A conversation of a thousand turns needs some hundred thousand.
 const FUEL: u64 = 2_000_000;
 /// Real templates have some thousand bytes.
-const MAX_SOURCE_BYTES: usize = 1 << 18;
+const MAX_SOURCE_BYTES: usize = 1 << 17;
 /// Values and expressions nest as deep as the two limits above allow, and are dropped recursively.
 /// Memory of a stack counts only where it is used.
-const STACK_BYTES: usize = 1 << 28;
+const STACK_BYTES: usize = 1 << 27;
 
 pub struct Template {
     environment: Environment<'static>,

@@ -45,6 +45,14 @@ impl Tokenizer {
         inner.with_padding(None);
         let tokenizer = Tokenizer { inner };
         tokenizer.check_ids()?;
+        // A post-processor brings ids of its own.
+        for id in tokenizer.encode("", true)? {
+            if tokenizer.inner.id_to_token(id).is_none() {
+                return Err(Failure::Data(format!(
+                    "the post_processor adds id {id}, which the vocabulary lacks"
+                )));
+            }
+        }
         Ok(tokenizer)
     }
 
