@@ -1,0 +1,95 @@
+#include "quantize/bench_gptq.h"
+
+#include <fmt/format.h>
+
+#include "base/thread_pool.h"
+#include "quantize/gptq.h"
+#include "quantize/hessian.h"
+
+namespace nibble {
+namespace {
+
+// Values in [-1, 1] without a pattern that a factorisation could stumble over.
+std::vector<float> Noise(int64_t count) {
+  std::vector<float> values(static_cast<size_t>(count));
+  uint64_t state = 1;
+  for (float& value : values) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    value = static_cast<float>(state >> 40) * 0x1p-23f - 1.0f;
+  }
+  return values;
+}
+
+class Bench {
+ public:
+  explicit Bench(const GptqBenchOptions& options)
+      : options_(options), backend_(MakeBackend("cpu", options.backend)) {
+    const auto& set = cpu::ChooseInstructionSet(options.backend.instruction_set);
+    ThreadPool pool(options.backend.threads > 0 ? options.backend.threads : AvailableThreads());
+    report_.roofline = cpu::MeasureRoofline(*set.kernels, pool, 3, int64_t{64} << 20);
+    report_.backend = backend_->name();
+  }
+
+  KernelReport Run() {
+    for (const int64_t size : {256, 384, 6144}) Gram(size, 2048);
+    for (const int64_t size : {384, 2048, 6144}) Factor(size);
+    Sweep(256, 384);
+    Sweep(2048, 6144);
+    return std::move(report_);
+  }
+
+ private:
+  template <typename Body>
+  void Add(const std::string& name, double flop, const Body& body) {
+    report_.figures.push_back({name, "GFLOP/s", flop, cpu::MedianSeconds(options_.repeats, body),
+                               report_.roofline.float_flops_per_second});
+  }
+
+  void Gram(int64_t size, int64_t rows) {
+    const std::vector<float> x = Noise(rows * size);
+    Hessian hessian(size);
+    const double n = static_cast<double>(size);
+    Add(fmt::format("gram {}, {} rows", size, rows), static_cast<double>(rows) * n * n,
+        [&] { hessian.Add(x.data(), rows, backend_->linalg()); });
+  }
+
+  // Includes restoring the matrix, which is destroyed by being factored.
+  void Factor(int64_t size) {
+    std::vector<float> h(static_cast<size_t>(size * size));
+    const double n = static_cast<double>(size);
+    Add(fmt::format("inverse Cholesky {}", size), 2.0 / 3.0 * n * n * n, [&] {
+      for (int64_t i = 0; i < size; ++i) {
+        for (int64_t j = i; j < size; ++j) {
+          h[static_cast<size_t>(i * size + j)] = i == j ? 2.0f : 1.0f / static_cast<float>(size);
+        }
+      }
+      backend_->linalg().InverseCholesky(h.data(), size);
+    });
+  }
+
+  // From Gram matrix to packed codes, as for one Linear.
+  void Sweep(int64_t rows, int64_t size) {
+    const Tensor weight = FromFloat(Noise(rows * size), DType::kBF16, Shape{rows, size});
+    const DenseLinear linear{"bench", weight.view()};
+    const std::vector<float> x = Noise(64 * size);
+    Recipe recipe;
+    const double n = static_cast<double>(size);
+    Add(fmt::format("whole linear {} x {}", rows, size),
+        2.0 / 3.0 * n * n * n + static_cast<double>(rows) * n * n, [&] {
+          Hessian fresh(size);
+          fresh.Add(x.data(), 64, backend_->linalg());
+          QuantizeWithHessian(recipe, DType::kBF16, {&linear, 1}, fresh.data(), 64,
+                              backend_->linalg());
+        });
+  }
+
+  GptqBenchOptions options_;
+  std::unique_ptr<Backend> backend_;
+  KernelReport report_;
+};
+
+}  // namespace
+
+KernelReport BenchGptq(const GptqBenchOptions& options) { return Bench(options).Run(); }
+
+}  // namespace nibble
