@@ -3,11 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <random>
 #include <vector>
-
-#include "backend/cpu/openblas.h"
 
 namespace nibble {
 namespace {
@@ -149,18 +146,6 @@ TEST_F(OpenBlasLinalgTest, ResultsDoNotDependOnThreadsOrNesting) {
   linalg_->ParallelFor(
       4, [&](int64_t index, int) { nested[static_cast<size_t>(index)] = run(*linalg_); });
   for (const auto& h : nested) EXPECT_EQ(h, expected);
-}
-
-TEST(OpenBlas, AnExportedCoreTypeIsNeitherObeyedNorLost) {
-  setenv("OPENBLAS_CORETYPE", "Prescott", 1);
-  const OpenBlas blas;
-  EXPECT_STREQ(std::getenv("OPENBLAS_CORETYPE"), "Prescott");
-  unsetenv("OPENBLAS_CORETYPE");
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    EXPECT_TRUE(blas.core() == "SkylakeX" || blas.core() == "Haswell") << blas.core();
-  }
-#endif
 }
 
 }  // namespace
