@@ -71,6 +71,9 @@ std::vector<QuantizePlan::Item> Items(const MemoryQuestion& question, const Way&
                                            {"head and logits of the probe", outer},
                                            {"activations of a step", step_bytes + gathered}};
   if (!way.in_file) items.push_back({"activations of all tokens", activations});
+  if (question.top_up) {
+    items.push_back({"what the router thought of them", tokens * experts * kFloat});
+  }
   if (!gptq) {
     items.push_back({"a layer, packed, twice", 2 * packed_layer});
     items.push_back(

@@ -94,9 +94,16 @@ TEST_F(MemoryPlanTest, RoundingNeedsNoHessians) {
 }
 
 TEST_F(MemoryPlanTest, ToppingUpKeepsTheActivationsBetweenAttentionAndExperts) {
-  const int64_t once = Plan(100 * kGiB).memory_bytes;
+  const auto activations = [&] {
+    for (const QuantizePlan::Item& item : Plan(100 * kGiB).memory) {
+      if (item.name == "activations of all tokens") return item.bytes;
+    }
+    return int64_t{0};
+  };
+  const int64_t once = activations();
+  EXPECT_EQ(once, int64_t{4096} * 6144 * 4);
   top_up_ = true;
-  EXPECT_GT(Plan(100 * kGiB).memory_bytes, once);
+  EXPECT_EQ(activations(), 2 * once);
 }
 
 }  // namespace

@@ -153,16 +153,17 @@ void Pipeline::State::MakePlan() {
   plan.gflop_per_second = MeasureGflopPerSecond(backend->linalg());
   const int64_t budget =
       options.memory_bytes > 0 ? options.memory_bytes : AvailableMemoryBytes() / 10 * 8;
-  PlanMemory({.config = &config,
-              .recipe = &recipe,
-              .batches = &batches,
-              .probe_tokens = probe_batches.num_tokens,
-              .dense_bytes_per_weight = options.backend == "reference" ? 4 : 2,
-              .threads = backend->linalg().num_threads(),
-              .all_experts = options.calibrate_all_experts,
-              .top_up = options.top_up_experts,
-              .budget_bytes = budget},
-             plan);
+  PlanMemory(
+      {.config = &config,
+       .recipe = &recipe,
+       .batches = &batches,
+       .probe_tokens = probe_batches.num_tokens,
+       .dense_bytes_per_weight = options.backend == "cpu" && config.dtype == DType::kBF16 ? 2 : 4,
+       .threads = backend->linalg().num_threads(),
+       .all_experts = options.calibrate_all_experts,
+       .top_up = options.top_up_experts,
+       .budget_bytes = budget},
+      plan);
   const std::vector<ShardPlan> shards = PlanShards(output.units(), options.max_shard_bytes);
   plan.num_shards = static_cast<int64_t>(shards.size());
   for (const ShardPlan& shard : shards) plan.output_bytes += shard.size_bytes;

@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "backend/make_backend.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "checkpoint/safetensors.h"
 #include "quantize/pipeline.h"
