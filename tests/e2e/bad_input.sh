@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# Bad input gets one clear error, the documented exit status, and harms nothing.
+source "$(dirname "$0")/lib.sh"
+
+broken() {  # a fresh copy of the model to break
+  rm -rf "$scratch/model"
+  cp -r "$model" "$scratch/model"
+}
+# refuse STATUS PATTERN COMMAND…: one line of error that starts with the program's name, nothing on stdout, no output.
+refuse() {
+  rm -rf "$scratch/result"
+  expect "$@"
+  [ "$(grep -c '^nibble: ' "$scratch/err")" -eq 1 ] || { show; fail "expected one error line: ${*:3}"; }
+  [ ! -s "$scratch/out" ] || { show; fail "an error on stdout: ${*:3}"; }
+  [ ! -e "$scratch/result/model.safetensors.index.json" ] || fail "left a result behind: ${*:3}"
+}
+quantize() { "$nibble" quantize "$scratch/model" "$scratch/result" --method rtn; }
+first=model-00001-of-00002.safetensors
+
+# Files of the model.
+refuse 1 'no-such-model' "$nibble" generate "$scratch/no-such-model" --prompt x
+broken; rm "$scratch/model/config.json";          refuse 1 'config\.json' quantize
+broken; echo '{' >"$scratch/model/config.json";   refuse 1 'config\.json' quantize
+broken; rm "$scratch/model/$first";               refuse 1 "$first" quantize
+broken; truncate -s -1000 "$scratch/model/$first"; refuse 1 "$first" quantize
+broken; truncate -s 4 "$scratch/model/$first";    refuse 1 "$first" quantize
+broken; printf '\xff\xff\xff\xff\xff\xff\xff\x7f' | dd of="$scratch/model/$first" conv=notrunc status=none
+refuse 1 "$first" quantize
+
+edit() {  # edit FILE PYTHON: changes a JSON document `d`
+  python3 - "$scratch/model/$1" "$2" <<'PY'
+import json, sys
+d = json.load(open(sys.argv[1])); exec(sys.argv[2]); json.dump(d, open(sys.argv[1], "w"))
+PY
+}
+broken; edit config.json 'del d["hidden_size"]';              refuse 1 'hidden_size' quantize
+broken; edit config.json 'd["hidden_size"] = 512';            refuse 1 '512' quantize
+broken; edit config.json 'd["model_type"] = "gpt2"';          refuse 3 'gpt2' quantize
+broken; edit config.json 'd["num_experts_per_tok"] = 9';      refuse 1 'num_experts_per_tok' quantize
+broken; edit config.json 'd["vocab_size"] = 100';             refuse 1 'vocab|embed_tokens' quantize
+broken; edit model.safetensors.index.json 'd["weight_map"].pop("model.norm.weight")'
+refuse 1 'model\.norm\.weight' quantize
+
+tensor() {  # tensor NAME PYTHON: changes the bytes `data` and entry `e` of a tensor of the model
+  python3 - "$scratch/model" "$1" "$2" <<'PY'
+import json, struct, sys
+folder, name, code = sys.argv[1:]
+shard = folder + "/" + json.load(open(folder + "/model.safetensors.index.json"))["weight_map"][name]
+blob = bytearray(open(shard, "rb").read())
+(length,) = struct.unpack("<Q", blob[:8])
+header = json.loads(blob[8 : 8 + length])
+e = header[name]
+data = memoryview(blob)[8 + length + e["data_offsets"][0] : 8 + length + e["data_offsets"][1]]
+exec(code)
+text = json.dumps(header, separators=(",", ":")).encode().ljust(length)
+assert len(text) == length, "the header grew"
+blob[8 : 8 + length] = text
+open(shard, "wb").write(blob)
+PY
+}
+weight=model.layers.2.block_sparse_moe.experts.5.w2.weight
+broken; tensor $weight 'data[10:12] = b"\xc0\x7f"';           refuse 1 "${weight//./\\.}" quantize   # NaN
+broken; tensor $weight 'data[10:12] = b"\x80\x7f"';           refuse 1 "${weight//./\\.}" quantize   # infinity
+broken; tensor $weight 'e["data_offsets"][1] += 2';           refuse 1 "${weight//./\\.}|$first|00002" quantize
+broken; tensor $weight 'e["shape"].reverse()';                refuse 1 "${weight//./\\.}" quantize
+broken; tensor $weight 'e["dtype"] = "I16"';                  refuse 3 "${weight//./\\.}" quantize
+
+# Calibration rows.
+gptq() { "$nibble" quantize "$model" "$scratch/result" --calibration "$scratch/rows.jsonl" --samples "${1:-2}"; }
+row='{"instruction": "Add.", "input": "", "output": "1 + 1 = 2", "data_source": "x"}'
+printf '%s\n%s\n' "$row" "$row" >"$scratch/rows.jsonl";               refuse 2 '3.*2|2.*3' gptq 3
+printf '%s\n{"instruction": \n' "$row" >"$scratch/rows.jsonl";        refuse 1 'rows\.jsonl:2' gptq
+printf '%s\n{"other": 1}\n' "$row" >"$scratch/rows.jsonl";            refuse 1 'rows\.jsonl:2' gptq
+printf '%s\n{"text": ""}\n' "$row" >"$scratch/rows.jsonl";            refuse 1 'rows\.jsonl:2' gptq
+printf '%s\n"\xff"\n' "$row" >"$scratch/rows.jsonl";                  refuse 1 'rows\.jsonl:2' gptq
+: >"$scratch/rows.jsonl";                                             refuse 2 'rows\.jsonl' gptq
+refuse 1 'no-such-rows' "$nibble" quantize "$model" "$scratch/result" --calibration "$scratch/no-such-rows.jsonl"
+cp demo/README.md "$scratch/rows.xyz"
+refuse 3 'jsonl' "$nibble" quantize "$model" "$scratch/result" --calibration "$scratch/rows.xyz"
+
+# Places.
+mkdir "$scratch/full"; touch "$scratch/full/file"
+refuse 2 'empty' "$nibble" quantize "$model" "$scratch/full" --method rtn
+refuse 2 'same|input' "$nibble" quantize "$model" "$model" --method rtn
+[ "$(ls "$scratch/full")" = file ] || fail "touched a directory it refused"
+git diff --quiet -- "$model" || fail "touched the input"
+if [ "$(id -u)" -ne 0 ]; then
+  mkdir -m 500 "$scratch/locked"
+  refuse 1 'locked' "$nibble" quantize "$model" "$scratch/locked/out" --method rtn
+fi
+
+# Flags: the message names the allowed values.
+refuse_flag() { expect 2 "$1" "${@:2}"; }
+refuse_flag 'gptq.*rtn|rtn.*gptq' "$nibble" quantize "$model" "$scratch/result" --method awq
+refuse_flag '4.*8' "$nibble" quantize "$model" "$scratch/result" --method rtn --bits 5
+refuse_flag '32.*64.*128' "$nibble" quantize "$model" "$scratch/result" --method rtn --group-size 100
+refuse_flag 'minmax' "$nibble" quantize "$model" "$scratch/result" --method rtn --observer median
+refuse_flag 'damp' "$nibble" quantize "$model" "$scratch/result" --dampening 0 --calibration demo/calibration.jsonl
+refuse_flag 'calibration' "$nibble" quantize "$model" "$scratch/result"
+refuse_flag 'temperature' "$nibble" generate "$model" --prompt x --temperature -1
+refuse_flag 'prompt' "$nibble" generate "$model"
+refuse_flag 'text' "$nibble" perplexity "$model"
+
+# Ids and texts.
+echo '[[1, 5000]]' >"$scratch/tokens.json"
+refuse 1 '5000' "$nibble" logits "$model" --tokens "$scratch/tokens.json" --out "$scratch/logits.safetensors"
+[ ! -e "$scratch/logits.safetensors" ] || fail "wrote logits of an impossible id"
+printf 'abc\xff' >"$scratch/text.txt"
+refuse 1 'UTF-8' "$nibble" perplexity "$model" --text "$scratch/text.txt"
