@@ -6,6 +6,7 @@
 #include "base/system.h"
 #include "cli/bench_steps.h"
 #include "cli/command.h"
+#include "quantize/bench_gptq.h"
 
 // Every figure beside the roof that was measured in the same run on the same threads.
 namespace nibble {
@@ -40,10 +41,8 @@ void PrintMachine(const std::string& backend, const cpu::Roofline& roofline) {
              roofline.float_flops_per_second / 1e9, roofline.byte_dot_ops_per_second / 1e9);
 }
 
-int BenchKernelsCommand(const BenchOptions& options) {
-  const KernelReport report =
-      BenchKernels({.backend = options.backend(), .repeats = options.repeats});
-  if (options.json) {
+int PrintKernels(const KernelReport& report, bool json) {
+  if (json) {
     Json document = MachineJson(report.backend, report.roofline);
     document["kernels"] = Json::array();
     for (const KernelFigure& figure : report.figures) {
@@ -66,6 +65,16 @@ int BenchKernelsCommand(const BenchOptions& options) {
   }
   fmt::print("{}", table.ToString());
   return kExitSuccess;
+}
+
+int BenchKernelsCommand(const BenchOptions& options) {
+  return PrintKernels(BenchKernels({.backend = options.backend(), .repeats = options.repeats}),
+                      options.json);
+}
+
+int BenchGptqCommand(const BenchOptions& options) {
+  return PrintKernels(BenchGptq({.backend = options.backend(), .repeats = options.repeats}),
+                      options.json);
 }
 
 int BenchStepsCommand(const BenchOptions& options, bool decode) {
@@ -125,6 +134,11 @@ void AddBenchCommand(CLI::App& app, RunCommand& run) {
                                     "nibble bench kernels --instruction-set avx2 --json");
   AddCommonOptions(*kernels, *options);
   kernels->callback([options, &run] { run = [options] { return BenchKernelsCommand(*options); }; });
+
+  CLI::App* gptq = AddSubcommand(*bench, "gptq", "Statistics, factorisations and sweeps",
+                                 "nibble bench gptq --threads 2 --json");
+  AddCommonOptions(*gptq, *options);
+  gptq->callback([options, &run] { run = [options] { return BenchGptqCommand(*options); }; });
 
   CLI::App* decode = AddSubcommand(*bench, "decode", "One token at a time of one sequence",
                                    "nibble bench decode mixtral-w4a16 --context 512");

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include "base/thread_pool.h"
 #include "quantize/gptq.h"
 #include "quantize/hessian.h"
 
@@ -24,9 +23,7 @@ class Bench {
  public:
   explicit Bench(const GptqBenchOptions& options)
       : options_(options), backend_(MakeBackend("cpu", options.backend)) {
-    const auto& set = cpu::ChooseInstructionSet(options.backend.instruction_set);
-    ThreadPool pool(options.backend.threads > 0 ? options.backend.threads : AvailableThreads());
-    report_.roofline = cpu::MeasureRoofline(*set.kernels, pool, 3, int64_t{64} << 20);
+    report_.roofline = cpu::MeasureRoofline(options.backend, 3, int64_t{64} << 20);
     report_.backend = backend_->name();
   }
 
