@@ -49,6 +49,15 @@ DOORS = {
 
 # Sources without a test of their own name, and what tests them instead.
 UNTESTED = {
+    "src/backend/cpu/cpu_backend.cc": "src/backend/backend_test.cc, beside the reference backend",
+    "src/backend/cpu/instruction_sets_other.cc": "a list; src/backend/backend_test.cc runs each entry",
+    "src/backend/cpu/instruction_sets_x86.cc": "a list; src/backend/backend_test.cc runs each entry",
+    "src/backend/cpu/kernels_avx2.cc": "src/backend/backend_test.cc: all instruction sets, same bits",
+    "src/backend/cpu/kernels_avx512.cc": "src/backend/backend_test.cc: all instruction sets, same bits",
+    "src/backend/cpu/kernels_portable.cc": "src/backend/backend_test.cc: all instruction sets, same bits",
+    "src/backend/testing_layer.cc": "is part of a test",
+    "src/cli/bench_command.cc": "tests/e2e/json_keys.sh",
+    "src/cli/bench_steps.cc": "tests/e2e/json_keys.sh",
     "src/cli/main.cc": "tests/e2e",
     "src/cli/completion_command.cc": "tests/e2e/completion.sh",
     "src/cli/generate_command.cc": "tests/e2e/generate.sh",

@@ -17,8 +17,8 @@ enum class ErrorCode {
   kInternal,           // a bug in nibble
 };
 
-// The one exception type. The message names the thing (file, tensor, field, flag), what was expected,
-// what was found and what to do next.
+// The one exception type. The message names the thing (file, tensor, field, flag), what was
+// expected, what was found and what to do next.
 class Error : public std::runtime_error {
  public:
   Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}

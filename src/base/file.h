@@ -49,8 +49,8 @@ class AtomicFile {
   int descriptor_ = -1;
 };
 
-// Whether a file of this name is the temporary of an AtomicFile whose process was killed, if none of
-// them is alive.
+// Whether a file of this name is the temporary of an AtomicFile whose process was killed, if none
+// of them is alive.
 bool IsAtomicFileTemporary(std::string_view name);
 
 // The whole file as text. Throws kNotFound or kIo naming the path.

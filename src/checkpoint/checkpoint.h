@@ -15,8 +15,9 @@
 
 namespace nibble {
 
-// A Hugging Face checkpoint directory, opened read-only: shards are mapped, headers are parsed, nothing
-// else is read. Views borrow from the mapping and live as long as this object. Safe to read concurrently.
+// A Hugging Face checkpoint directory, opened read-only: shards are mapped, headers are parsed,
+// nothing else is read. Views borrow from the mapping and live as long as this object. Safe to read
+// concurrently.
 class Checkpoint {
  public:
   // Throws kNotFound / kInvalidData naming the missing shard, the tensor the index promises and the

@@ -24,15 +24,15 @@ struct QuantConfig {
   std::vector<std::string> ignore;  // exact module names or re: patterns
 };
 
-// nullopt when config.json has no quantization_config. Throws kUnsupported naming the field and value
-// for anything but compressed-tensors W4A16/W8A16 pack-quantized.
+// nullopt when config.json has no quantization_config. Throws kUnsupported naming the field and
+// value for anything but compressed-tensors W4A16/W8A16 pack-quantized.
 std::optional<QuantConfig> ParseQuantConfig(const Json& model_config, const std::string& where);
 
 // The quantization_config object: keys sorted, no keys that old or strict readers refuse.
 Json QuantConfigToJson(const QuantConfig& config);
 
-// compressed-tensors' rule: "re:R" matches when R matches at the start of `module`; anything else must
-// equal it. Throws kInvalidArgument for a broken regular expression.
+// compressed-tensors' rule: "re:R" matches when R matches at the start of `module`; anything else
+// must equal it. Throws kInvalidArgument for a broken regular expression.
 bool MatchesPattern(std::string_view pattern, std::string_view module);
 bool MatchesAny(const std::vector<std::string>& patterns, std::string_view module);
 

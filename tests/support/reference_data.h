@@ -6,8 +6,8 @@
 #include <filesystem>
 #include <string>
 
-// Models and outputs recorded from other people's software. They do not ship with nibble: a test that
-// needs them says so and is skipped, visibly, where they are absent.
+// Models and outputs recorded from other people's software. They do not ship with nibble: a test
+// that needs them says so and is skipped, visibly, where they are absent.
 namespace nibble::testing {
 
 inline std::filesystem::path ReferenceData() {
@@ -17,6 +17,6 @@ inline std::filesystem::path ReferenceData() {
 
 }  // namespace nibble::testing
 
-#define NIBBLE_REQUIRE_REFERENCE(relative)                                                   \
-  if (!std::filesystem::exists(::nibble::testing::ReferenceData() / (relative)))             \
+#define NIBBLE_REQUIRE_REFERENCE(relative)                                       \
+  if (!std::filesystem::exists(::nibble::testing::ReferenceData() / (relative))) \
   GTEST_SKIP() << "reference data absent: " << (::nibble::testing::ReferenceData() / (relative))
