@@ -132,8 +132,9 @@ int32_t DrawSlowly(const SamplingParams& params, const std::vector<float>& logit
   const size_t vocab = logits.size();
   std::vector<size_t> order(vocab);
   std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](size_t a, size_t b) { return logits[a] > logits[b]; });
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+  });
   std::vector<double> p(vocab);
   const double largest = static_cast<double>(logits[order[0]]);
   const auto normalise = [&] {
