@@ -91,6 +91,7 @@ class Writer {
       for (size_t i = begin; i < end; ++i) largest = std::max(largest, std::fabs(values[i]));
       const float scale = static_cast<float>(BFloat16(largest / (largest_code - 0.5f)));
       scales[group] = scale;
+      if (!(scale > 0) || !std::isfinite(scale)) continue;  // no code helps: zeros
       for (size_t i = begin; i < end; ++i) {
         codes[i] = static_cast<int8_t>(
             std::clamp(std::nearbyint(values[i] / scale), -largest_code, largest_code - 1));
