@@ -9,13 +9,11 @@
 
 #include "backend/cpu/instruction_set.h"
 #include "backend/testing_layer.h"
-#include "nibble/error.h"
 
 namespace nibble {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using testing::HostWeight;
 using testing::LayerCase;
 using testing::LayerResult;
@@ -399,35 +397,6 @@ TEST_P(InstructionSetTest, RunsAnyRoutingTheCallerBuilds) {
     return out;
   };
   EXPECT_LE(RelativeError(run(*backend), run(*MakeBackend("reference"))), kFloatError);
-}
-
-TEST(MakeBackend, NamesWhatItKnows) {
-  try {
-    MakeBackend("abacus");
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
-    EXPECT_THAT(error.what(), HasSubstr("cpu or reference"));
-  }
-  try {
-    MakeBackend("cpu", {.threads = 1, .instruction_set = "mmx"});
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
-    EXPECT_THAT(error.what(), HasSubstr("portable"));
-  }
-}
-
-TEST(CpuBackend, RefusesAGroupIndexOutOfRange) {
-  HostWeight weight = RandomWeight({.bits = 4, .group_size = 32, .act_order = true}, 8, 64, 1);
-  weight.packed->g_idx->As<int32_t>()[5] = 2;
-  try {
-    Cpu("", 1)->Prepare(weight.view(), Role::kProjection);
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kInvalidData);
-    EXPECT_THAT(error.what(), HasSubstr("column 5 belongs to group 2"));
-  }
 }
 
 }  // namespace

@@ -170,93 +170,101 @@ TestLayer::TestLayer(const LayerCase& layer_case) : case_(layer_case) {
   }
 }
 
-LayerResult TestLayer::Run(Backend& backend, int only) const {
+LayerOnBackend::LayerOnBackend(const TestLayer& layer, Backend& backend, int only)
+    : backend_(backend), case_(layer.case_), batch_(MakeBatch(case_, false, only)) {
   const LayerShape& s = case_.shape;
-  std::vector<std::unique_ptr<Weight>> owned;
-  const auto prepare = [&](const HostWeight& weight, Role role) -> const Weight* {
-    return owned.emplace_back(backend.Prepare(weight.view(), role)).get();
-  };
-  const Weight* const embedding = prepare(embedding_, Role::kEmbedding);
-  const AttentionWeights attention{.norm = prepare(attention_norm_, Role::kNorm),
-                                   .q = prepare(q_, Role::kProjection),
-                                   .k = prepare(k_, Role::kProjection),
-                                   .v = prepare(v_, Role::kProjection),
-                                   .num_heads = s.num_heads,
-                                   .num_kv_heads = s.num_kv_heads,
-                                   .head_dim = s.head_dim,
-                                   .inverse_frequencies = inverse_frequencies_};
-  const Weight* const o = prepare(o_, Role::kProjection);
-  const RouterWeights router{.norm = prepare(expert_norm_, Role::kNorm),
-                             .router = prepare(router_, Role::kRouter),
-                             .top_k = s.top_k};
-  ExpertWeights experts;
-  for (size_t e = 0; e < gate_.size(); ++e) {
-    experts.gate.push_back(prepare(gate_[e], Role::kProjection));
-    experts.up.push_back(prepare(up_[e], Role::kProjection));
-    experts.down.push_back(prepare(down_[e], Role::kProjection));
+  embedding_ = Prepare(layer.embedding_, Role::kEmbedding);
+  attention_ = {.norm = Prepare(layer.attention_norm_, Role::kNorm),
+                .q = Prepare(layer.q_, Role::kProjection),
+                .k = Prepare(layer.k_, Role::kProjection),
+                .v = Prepare(layer.v_, Role::kProjection),
+                .num_heads = s.num_heads,
+                .num_kv_heads = s.num_kv_heads,
+                .head_dim = s.head_dim,
+                .inverse_frequencies = layer.inverse_frequencies_};
+  o_ = Prepare(layer.o_, Role::kProjection);
+  router_ = {.norm = Prepare(layer.expert_norm_, Role::kNorm),
+             .router = Prepare(layer.router_, Role::kRouter),
+             .top_k = s.top_k};
+  for (size_t e = 0; e < layer.gate_.size(); ++e) {
+    experts_.gate.push_back(Prepare(layer.gate_[e], Role::kProjection));
+    experts_.up.push_back(Prepare(layer.up_[e], Role::kProjection));
+    experts_.down.push_back(Prepare(layer.down_[e], Role::kProjection));
   }
-  const HeadWeights head{.norm = prepare(head_norm_, Role::kNorm),
-                         .head = prepare(head_, Role::kHead)};
+  head_ = {.norm = Prepare(layer.head_norm_, Role::kNorm),
+           .head = Prepare(layer.head_, Role::kHead)};
 
   int64_t num_tokens = 1, longest = 1;
   for (const auto& sequence : case_.sequences) {
     num_tokens += sequence.cached + sequence.fresh;
     longest = std::max(longest, sequence.cached + sequence.fresh);
   }
-  KvPages kv{.dtype = case_.kv_dtype,
-             .num_blocks = (longest + case_.block_size - 1) / case_.block_size *
-                           static_cast<int64_t>(case_.sequences.size()),
-             .block_size = case_.block_size,
-             .num_kv_heads = s.num_kv_heads,
-             .head_dim = s.head_dim};
-  const Buffer pages =
-      backend.Allocate(kv.num_blocks * kv.elements_per_block() * DTypeSize(kv.dtype));
-  kv.data = pages.data();
-
-  Activation x = backend.MakeActivation(num_tokens, s.hidden);
-  Activation normed = backend.MakeActivation(num_tokens, s.hidden);
-  Activation q = backend.MakeActivation(num_tokens, s.num_heads * s.head_dim);
-  Activation attended = backend.MakeActivation(num_tokens, q.cols);
-  Activation h = backend.MakeActivation(num_tokens, s.hidden);
-  Activation g = backend.MakeActivation(num_tokens * s.top_k, s.intermediate);
-  Routing routing;
+  kv_ = {.dtype = case_.kv_dtype,
+         .num_blocks = (longest + case_.block_size - 1) / case_.block_size *
+                       static_cast<int64_t>(case_.sequences.size()),
+         .block_size = case_.block_size,
+         .num_kv_heads = s.num_kv_heads,
+         .head_dim = s.head_dim};
+  pages_ = backend.Allocate(kv_.num_blocks * kv_.elements_per_block() * DTypeSize(kv_.dtype));
+  kv_.data = pages_.data();
+  x_ = backend.MakeActivation(num_tokens, s.hidden);
+  normed_ = backend.MakeActivation(num_tokens, s.hidden);
+  q_ = backend.MakeActivation(num_tokens, s.num_heads * s.head_dim);
+  attended_ = backend.MakeActivation(num_tokens, q_.cols);
+  h_ = backend.MakeActivation(num_tokens, s.hidden);
+  g_ = backend.MakeActivation(num_tokens * s.top_k, s.intermediate);
+  logits_.resize(batch_.logit_rows.size() * static_cast<size_t>(s.vocab));
 
   const Batch cache = MakeBatch(case_, true, only);
   if (cache.num_tokens() > 0) {
     backend.BeginStep(cache);
-    backend.Embed(*embedding, x);
-    backend.NormQkvRopeStore(x, attention, kv, normed, q);
+    backend.Embed(*embedding_, x_);
+    backend.NormQkvRopeStore(x_, attention_, kv_, normed_, q_);
     backend.EndStep();
   }
+}
 
-  const Batch batch = MakeBatch(case_, false, only);
-  LayerResult result;
-  backend.BeginStep(batch);
-  backend.Embed(*embedding, x);
-  backend.NormQkvRopeStore(x, attention, kv, normed, q);
-  result.normed = Copy(backend, normed);
-  result.queries = Copy(backend, q);
-  backend.Attention(q, kv, case_.sliding_window, attended);
-  result.attended = Copy(backend, attended);
-  backend.ProjectResidual(attended, *o, x);
-  result.after_attention = Copy(backend, x);
-  backend.NormRoute(x, router, h, routing);
-  result.expert_input = Copy(backend, h);
-  result.router_logits = routing.logits;
-  result.expert_weights = routing.weights;
-  result.experts = routing.experts;
-  for (size_t e = 0; e < gate_.size(); ++e) {  // an expert without slots may be absent
-    if (routing.expert_starts[e] == routing.expert_starts[e + 1]) {
-      experts.gate[e] = experts.up[e] = experts.down[e] = nullptr;
+const Weight* LayerOnBackend::Prepare(const HostWeight& weight, Role role) {
+  return weights_.emplace_back(backend_.Prepare(weight.view(), role)).get();
+}
+
+void LayerOnBackend::Step(LayerResult* result) {
+  const auto keep = [&](std::vector<float> LayerResult::* member, const Activation& x) {
+    if (result != nullptr) result->*member = Copy(backend_, x);
+  };
+  backend_.BeginStep(batch_);
+  backend_.Embed(*embedding_, x_);
+  backend_.NormQkvRopeStore(x_, attention_, kv_, normed_, q_);
+  keep(&LayerResult::normed, normed_);
+  keep(&LayerResult::queries, q_);
+  backend_.Attention(q_, kv_, case_.sliding_window, attended_);
+  keep(&LayerResult::attended, attended_);
+  backend_.ProjectResidual(attended_, *o_, x_);
+  keep(&LayerResult::after_attention, x_);
+  backend_.NormRoute(x_, router_, h_, routing_);
+  keep(&LayerResult::expert_input, h_);
+  for (size_t e = 0; e < experts_.gate.size(); ++e) {  // an expert without slots may be absent
+    if (routing_.expert_starts[e] == routing_.expert_starts[e + 1]) {
+      experts_.gate[e] = experts_.up[e] = experts_.down[e] = nullptr;
     }
   }
-  backend.ExpertsGateUp(h, routing, experts, g);
-  result.middle = Copy(backend, g);
-  backend.ExpertsDownResidual(g, routing, experts, x);
-  result.output = Copy(backend, x);
-  result.logits.resize(batch.logit_rows.size() * static_cast<size_t>(s.vocab));
-  backend.Logits(x, head, batch.logit_rows, result.logits);
-  backend.EndStep();
+  backend_.ExpertsGateUp(h_, routing_, experts_, g_);
+  keep(&LayerResult::middle, g_);
+  backend_.ExpertsDownResidual(g_, routing_, experts_, x_);
+  keep(&LayerResult::output, x_);
+  backend_.Logits(x_, head_, batch_.logit_rows, logits_);
+  backend_.EndStep();
+  if (result != nullptr) {
+    result->router_logits = routing_.logits;
+    result->expert_weights = routing_.weights;
+    result->experts = routing_.experts;
+    result->logits = logits_;
+  }
+}
+
+LayerResult TestLayer::Run(Backend& backend, int only) const {
+  LayerResult result;
+  LayerOnBackend(*this, backend, only).Step(&result);
   return result;
 }
 

@@ -77,18 +77,46 @@ class TestLayer {
  public:
   explicit TestLayer(const LayerCase& layer_case);
 
-  // Runs one step over the sequences, cached tokens first in a step of their own. Tokens, positions
-  // and page numbers are functions of the case, so that results of different backends can be
-  // compared. `only` >= 0 runs that sequence alone.
+  // LayerOnBackend(*this, backend, only) and one step.
   LayerResult Run(Backend& backend, int only = -1) const;
 
-  const LayerCase& layer_case() const { return case_; }
-
  private:
+  friend class LayerOnBackend;
+
   LayerCase case_;
   HostWeight embedding_, attention_norm_, q_, k_, v_, o_, expert_norm_, router_, head_norm_, head_;
   std::vector<HostWeight> gate_, up_, down_;
   std::vector<float> inverse_frequencies_;
+};
+
+// A layer prepared on a backend, the cached tokens of the sequences in its pages. Tokens, positions
+// and page numbers are functions of the case, so that results of different backends can be
+// compared. With `only` >= 0 that sequence is alone. Borrows both arguments.
+class LayerOnBackend {
+ public:
+  LayerOnBackend(const TestLayer& layer, Backend& backend, int only = -1);
+
+  // Runs the fresh tokens through all ops; may be repeated. `result` may be null.
+  void Step(LayerResult* result);
+
+ private:
+  const Weight* Prepare(const HostWeight& weight, Role role);
+
+  Backend& backend_;
+  LayerCase case_;
+  Batch batch_;
+  std::vector<std::unique_ptr<Weight>> weights_;
+  const Weight* embedding_ = nullptr;
+  const Weight* o_ = nullptr;
+  AttentionWeights attention_;
+  RouterWeights router_;
+  ExpertWeights experts_;
+  HeadWeights head_;
+  Buffer pages_;
+  KvPages kv_;
+  Activation x_, normed_, q_, attended_, h_, g_;
+  Routing routing_;
+  std::vector<float> logits_;
 };
 
 // ||a - b|| / ||b||; infinity where one is not finite.

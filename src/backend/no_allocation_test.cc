@@ -1,0 +1,61 @@
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "backend/backend.h"
+#include "backend/testing_layer.h"
+
+// Invariant 8: after warm-up a backend call allocates nothing on the heap. Counted by replacing the
+// global operator new of the test program.
+namespace {
+
+std::atomic<int64_t> allocations = 0;
+
+void* Counted(std::size_t size, std::size_t alignment) {
+  allocations.fetch_add(1, std::memory_order_relaxed);
+  const std::size_t rounded = (size + alignment - 1) / alignment * alignment;
+  return std::aligned_alloc(alignment, rounded == 0 ? alignment : rounded);
+}
+
+}  // namespace
+
+void* operator new(std::size_t size) {
+  void* const data = Counted(size, alignof(std::max_align_t));
+  if (data == nullptr) throw std::bad_alloc();
+  return data;
+}
+void* operator new(std::size_t size, std::align_val_t alignment) {
+  void* const data = Counted(size, static_cast<std::size_t>(alignment));
+  if (data == nullptr) throw std::bad_alloc();
+  return data;
+}
+void* operator new(std::size_t size, std::align_val_t alignment, const std::nothrow_t&) noexcept {
+  return Counted(size, static_cast<std::size_t>(alignment));
+}
+void operator delete(void* data) noexcept { std::free(data); }
+void operator delete(void* data, std::size_t) noexcept { std::free(data); }
+void operator delete(void* data, std::align_val_t) noexcept { std::free(data); }
+void operator delete(void* data, std::size_t, std::align_val_t) noexcept { std::free(data); }
+
+namespace nibble::testing {
+namespace {
+
+TEST(CpuBackend, AllocatesNothingAfterWarmUp) {
+  for (const int bits : {0, 4}) {
+    const TestLayer layer({.name = "",
+                           .shape = {.hidden = 128},
+                           .format = {.bits = bits, .group_size = 32},
+                           .sequences = {{20, 1}, {0, 40}}});
+    const auto backend = MakeBackend("cpu", {.threads = 2, .instruction_set = {}});
+    LayerOnBackend prepared(layer, *backend);
+    prepared.Step(nullptr);
+    const int64_t before = allocations.load();
+    prepared.Step(nullptr);
+    EXPECT_EQ(allocations.load() - before, 0) << bits;
+  }
+}
+
+}  // namespace
+}  // namespace nibble::testing
