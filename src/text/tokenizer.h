@@ -28,9 +28,10 @@ class Tokenizer {
   // add_special_tokens: what the post-processor adds (BOS for the Llama family). Invalid UTF-8 is
   // kInvalidArgument.
   std::vector<int32_t> Encode(std::string_view text, bool add_special_tokens) const;
+  // Ids outside the vocabulary are skipped.
   std::string Decode(std::span<const int32_t> ids, bool skip_special_tokens) const;
 
-  int64_t vocab_size() const;  // added tokens included
+  int64_t vocab_size() const;  // one more than the largest id, added tokens included
   std::optional<int32_t> TokenToId(std::string_view token) const;
   std::optional<std::string> IdToToken(int32_t id) const;
   std::optional<int32_t> bos_id() const;
