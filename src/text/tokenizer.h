@@ -16,10 +16,12 @@ namespace nibble {
 class Tokenizer {
  public:
   // From a model directory: tokenizer.json, or else a SentencePiece `tokenizer.model` converted on
-  // the fly. Reads tokenizer_config.json for special tokens and add_bos/add_eos. Throws kNotFound,
-  // kInvalidData or kUnsupported (a model type that cannot be converted) naming the file.
+  // the fly, or else GPT-2's vocab.json and merges.txt. Special tokens, and for the Llama family
+  // BOS and EOS, as tokenizer_config.json says. Throws kNotFound, kInvalidData or kUnsupported
+  // (Tekken, tiktoken, a SentencePiece model that cannot be converted) naming the file.
   static Tokenizer Load(const std::filesystem::path& directory);
-  static Tokenizer LoadFile(const std::filesystem::path& file);  // tokenizer.json or *.model
+  // A tokenizer.json, or a SentencePiece model (any other extension), with nothing beside it.
+  static Tokenizer LoadFile(const std::filesystem::path& file);
 
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
