@@ -57,7 +57,6 @@ UNTESTED = {
     "src/backend/cpu/kernels_portable.cc": "src/backend/backend_test.cc: all instruction sets, same bits",
     "src/backend/testing_layer.cc": "is part of a test",
     "src/cli/bench_command.cc": "tests/e2e/json_keys.sh",
-    "src/cli/bench_steps.cc": "tests/e2e/json_keys.sh",
     "src/cli/main.cc": "tests/e2e",
     "src/cli/completion_command.cc": "tests/e2e/completion.sh",
     "src/cli/generate_command.cc": "tests/e2e/generate.sh",
