@@ -18,8 +18,10 @@ HessianFactor::HessianFactor(const Recipe& recipe, float* h, int64_t n, Linalg& 
   order_.resize(static_cast<size_t>(n));
   std::iota(order_.begin(), order_.end(), 0);
   if (recipe.act_order != ActOrder::kNone) {
-    std::stable_sort(order_.begin(), order_.end(), [&](int32_t a, int32_t b) {
-      return diagonal_[static_cast<size_t>(a)] > diagonal_[static_cast<size_t>(b)];
+    std::sort(order_.begin(), order_.end(), [&](int32_t a, int32_t b) {
+      const float at_a = diagonal_[static_cast<size_t>(a)];
+      const float at_b = diagonal_[static_cast<size_t>(b)];
+      return at_a != at_b ? at_a > at_b : a < b;
     });
   }
 }

@@ -243,8 +243,10 @@ std::string ReportTable(const QuantizeReport& report) {
                     layer.resumed ? "resumed" : FormatSeconds(layer.seconds));
   }
 
-  std::stable_sort(measured.begin(), measured.end(), [](const auto* a, const auto* b) {
-    return a->ratio_to_rtn() > b->ratio_to_rtn();
+  std::sort(measured.begin(), measured.end(), [](const auto* a, const auto* b) {
+    const double ratio_a = a->ratio_to_rtn();
+    const double ratio_b = b->ratio_to_rtn();
+    return ratio_a != ratio_b ? ratio_a > ratio_b : a->module < b->module;
   });
   if (!measured.empty()) text += "\nleast gained over rounding to nearest:\n";
   for (size_t i = 0; i < std::min<size_t>(3, measured.size()); ++i) {
