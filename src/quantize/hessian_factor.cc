@@ -17,11 +17,13 @@ HessianFactor::HessianFactor(const Recipe& recipe, float* h, int64_t n, Linalg& 
   SaveLower();
   order_.resize(static_cast<size_t>(n));
   std::iota(order_.begin(), order_.end(), 0);
-  if (recipe.act_order != ActOrder::kNone) {
+  // Without an order among its elements (a NaN) the caller refuses H by FindNonFinite.
+  if (recipe.act_order != ActOrder::kNone && FindNonFinite() < 0) {
     std::sort(order_.begin(), order_.end(), [&](int32_t a, int32_t b) {
       const float at_a = diagonal_[static_cast<size_t>(a)];
       const float at_b = diagonal_[static_cast<size_t>(b)];
-      return at_a != at_b ? at_a > at_b : a < b;
+      if (at_a > at_b) return true;
+      return at_a == at_b && a < b;
     });
   }
 }

@@ -51,7 +51,7 @@ class OutputPlan {
 // The tensors of one unit, in the plan's order. Owns what it does not borrow from the source.
 class UnitTensors {
  public:
-  UnitTensors(const Checkpoint& source, const OutputPlan& plan) : source_(&source), plan_(&plan) {}
+  explicit UnitTensors(const OutputPlan& plan) : plan_(&plan) {}
 
   void AddDense(const TensorView& view);             // a copy, or converted where the plan converts
   void AddQuantized(const QuantizedLinear& linear);  // must stay alive
@@ -60,7 +60,6 @@ class UnitTensors {
   std::string Sha256() const;  // of all bytes in order
 
  private:
-  const Checkpoint* source_;
   const OutputPlan* plan_;
   std::vector<Tensor> owned_;
   std::vector<TensorView> views_;

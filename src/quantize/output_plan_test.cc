@@ -97,7 +97,7 @@ TEST_F(OutputPlanTest, FingerprintsOfUnitsSeeEveryByte) {
   const Checkpoint& source = Source({});
   const OutputPlan plan(source, recipe_);
   const auto digest = [&](const std::vector<float>& values) {
-    UnitTensors tensors(source, plan);
+    UnitTensors tensors(plan);
     const Tensor tensor = FromFloat(values, DType::kBF16, Shape{3});
     tensors.AddDense(tensor.view());
     return tensors.Sha256();

@@ -342,7 +342,7 @@ void Pipeline::State::QuantizeLayer(int64_t layer, LayerQuantizer& quantizer,
     QuantizedLayer result = quantizer.Quantize(layer);
     report = result.report;
     const auto phase = clock.Measure("write");
-    UnitTensors tensors(source, output);
+    UnitTensors tensors(output);
     const std::vector<LinearSpec> specs = LayerLinears(config, layer);
     const std::string prefix = mixtral_names::Layer(layer);
     const Shape norm{config.hidden_size};
@@ -391,7 +391,7 @@ void Pipeline::State::Advance(int64_t layer, const CheckpointWriter& writer) {
 
 // Unit 0 holds the embedding, the last one the final norm and the head.
 void Pipeline::State::WriteOuter(int64_t unit, CheckpointWriter& writer) {
-  UnitTensors tensors(source, output);
+  UnitTensors tensors(output);
   for (const TensorPlan& tensor : output.units()[static_cast<size_t>(unit)].tensors) {
     const TensorView view = source.Get(tensor.name, tensor.shape);
     if (const int64_t bad = FindNonFinite(view); bad >= 0) {

@@ -52,7 +52,7 @@ class ReadBackTest : public ::testing::Test {
     digests_.clear();
     const Checkpoint written(options_.output);
     for (const UnitPlan& unit : plan_->units()) {
-      UnitTensors tensors(written, *plan_);
+      UnitTensors tensors(*plan_);
       for (const TensorPlan& tensor : unit.tensors) tensors.AddDense(written.Get(tensor.name));
       digests_.push_back(tensors.Sha256());
     }

@@ -219,7 +219,7 @@ std::string ReportTable(const QuantizeReport& report) {
   for (const LayerReport& layer : report.layers) {
     double error = 0, rounding = 0, worst = 0;
     for (const LinearReport& linear : layer.linears) {
-      if (linear.relative_error_rtn <= 0) continue;
+      if (!(linear.relative_error_rtn > 0)) continue;
       measured.push_back(&linear);
       error += linear.relative_error;
       rounding += linear.relative_error_rtn;
