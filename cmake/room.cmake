@@ -40,7 +40,7 @@ function(nibble_test NAME)
     NIBBLE_REFERENCE_DATA="${NIBBLE_REFERENCE_DATA}" NIBBLE_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
   target_link_libraries(${NAME} PRIVATE ${TEST_DEPENDS} nibble_warnings GTest::gmock GTest::gtest_main)
   if(NOT TEST_TIMEOUT)
-    set(TEST_TIMEOUT 300)
+    set(TEST_TIMEOUT 900)  # a hang, not slowness: sanitizers cost a factor of ten on a busy machine
   endif()
   gtest_discover_tests(${NAME} TEST_PREFIX "${NIBBLE_TEST_PREFIX}" DISCOVERY_TIMEOUT 60
                        PROPERTIES TIMEOUT ${TEST_TIMEOUT})
