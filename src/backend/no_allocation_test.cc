@@ -8,7 +8,8 @@
 #include "backend/testing_layer.h"
 
 // Invariant 8: after warm-up a backend call allocates nothing on the heap. Counted by replacing the
-// global operator new of the test program.
+// global operator new of the test program. The operators are never inlined: the compiler must go on
+// pairing new with delete, not new with free.
 namespace {
 
 std::atomic<int64_t> allocations = 0;
@@ -21,23 +22,26 @@ void* Counted(std::size_t size, std::size_t alignment) {
 
 }  // namespace
 
-void* operator new(std::size_t size) {
+[[gnu::noinline]] void* operator new(std::size_t size) {
   void* const data = Counted(size, alignof(std::max_align_t));
   if (data == nullptr) throw std::bad_alloc();
   return data;
 }
-void* operator new(std::size_t size, std::align_val_t alignment) {
+[[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment) {
   void* const data = Counted(size, static_cast<std::size_t>(alignment));
   if (data == nullptr) throw std::bad_alloc();
   return data;
 }
-void* operator new(std::size_t size, std::align_val_t alignment, const std::nothrow_t&) noexcept {
+[[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment,
+                                     const std::nothrow_t&) noexcept {
   return Counted(size, static_cast<std::size_t>(alignment));
 }
-void operator delete(void* data) noexcept { std::free(data); }
-void operator delete(void* data, std::size_t) noexcept { std::free(data); }
-void operator delete(void* data, std::align_val_t) noexcept { std::free(data); }
-void operator delete(void* data, std::size_t, std::align_val_t) noexcept { std::free(data); }
+[[gnu::noinline]] void operator delete(void* data) noexcept { std::free(data); }
+[[gnu::noinline]] void operator delete(void* data, std::size_t) noexcept { std::free(data); }
+[[gnu::noinline]] void operator delete(void* data, std::align_val_t) noexcept { std::free(data); }
+[[gnu::noinline]] void operator delete(void* data, std::size_t, std::align_val_t) noexcept {
+  std::free(data);
+}
 
 namespace nibble::testing {
 namespace {
