@@ -64,6 +64,8 @@ void FlushFolder(const std::filesystem::path& folder) {
   if (result != 0 && code != EINVAL && code != ENOTSUP) throw SystemError(folder, "flush", code);
 }
 
+size_t PageBytes() { return static_cast<size_t>(::sysconf(_SC_PAGESIZE)); }
+
 std::filesystem::path FolderOf(const std::filesystem::path& path) {
   return path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
 }
@@ -102,21 +104,26 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   return *this;
 }
 
+void MappedFile::Advise(size_t first, size_t last, int advice) const {
+  ::madvise(const_cast<std::byte*>(data_) + first, last - first, advice);  // a hint: may fail
+}
+
 void MappedFile::WillNeed(std::span<const std::byte> range) const {
   if (range.empty()) return;
-  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto first = reinterpret_cast<uintptr_t>(range.data()) / page * page;
-  const auto last = reinterpret_cast<uintptr_t>(range.data() + range.size());
-  ::madvise(reinterpret_cast<void*>(first), last - first, MADV_WILLNEED);  // a hint: may fail
+  const size_t page = PageBytes();
+  const auto begin = static_cast<size_t>(range.data() - data_);  // the mapping starts a page
+  const size_t first = begin / page * page;
+  Advise(first, begin + range.size(), MADV_WILLNEED);
 }
 
 void MappedFile::DontNeed(std::span<const std::byte> range) const {
+  if (range.empty()) return;
   // Only pages that lie wholly inside: a neighbour's bytes stay.
-  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<uintptr_t>(range.data());
-  const uintptr_t first = (begin + page - 1) / page * page;
-  const uintptr_t last = (begin + range.size()) / page * page;
-  if (first < last) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+  const size_t page = PageBytes();
+  const auto begin = static_cast<size_t>(range.data() - data_);
+  const size_t first = (begin + page - 1) / page * page;
+  const size_t last = (begin + range.size()) / page * page;
+  if (first < last) Advise(first, last, MADV_DONTNEED);
 }
 
 AtomicFile::AtomicFile(const std::filesystem::path& path) : path_(path) {

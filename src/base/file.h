@@ -25,6 +25,9 @@ class MappedFile {
   void DontNeed(std::span<const std::byte> range) const;
 
  private:
+  // madvise over bytes [first, last), `first` at the start of a page.
+  void Advise(size_t first, size_t last, int advice) const;
+
   std::filesystem::path path_;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;

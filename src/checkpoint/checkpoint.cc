@@ -268,10 +268,11 @@ bool Checkpoint::IsPacked(std::string_view module) const {
 PackedView Checkpoint::GetPacked(std::string_view module, int64_t rows, int64_t cols) const {
   const std::string where =
       fmt::format("{}: {}", state_->directory.string(), Utf8Prefix(module, 200));
-  if (!state_->quant_config) {
+  const std::optional<QuantConfig>& quant_config = state_->quant_config;
+  if (!quant_config) {
     throw Invalid(where, "packed, though config.json has no quantization_config");
   }
-  const QuantConfig& config = *state_->quant_config;
+  const QuantConfig& config = *quant_config;
   const int64_t group_size = config.group_size == -1 ? cols : config.group_size;
   if (cols % group_size != 0) {
     throw Invalid(where,

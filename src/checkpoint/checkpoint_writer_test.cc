@@ -57,6 +57,7 @@ class CheckpointWriterTest : public ::testing::Test {
       }
       tensors.push_back(std::move(tensor));
     }
+    views.reserve(tensors.size());
     for (const Tensor& tensor : tensors) views.push_back(tensor.view());
     writer.WriteUnit(views, {{"unit", unit}});
   }

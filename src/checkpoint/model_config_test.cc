@@ -67,7 +67,7 @@ TEST(ModelConfig, CountsTheParametersOfItsRelatives) {
           .num_parameters(),
       46'702'792'704);
   EXPECT_EQ(Parse(With(R"({"tie_word_embeddings": true})")).num_parameters(),
-            140'620'634'112 - 32000 * 6144);
+            140'620'634'112 - int64_t{32000} * 6144);
 }
 
 TEST(ModelConfig, ReadsTheKeysOfTransformers5) {

@@ -36,18 +36,23 @@ const Json* Find(const Json& object, const char* key) {
   return found == object.end() || found->is_null() ? nullptr : &*found;
 }
 
-std::vector<std::string> ReadNames(const Json& object, const char* key, const std::string& where) {
-  const Json* list = Find(object, key);
-  if (list == nullptr) return {};
-  if (!list->is_array()) throw Invalid(where, fmt::format("{}: expected a list of names", key));
+std::vector<std::string> ReadNames(const Json& list, std::string_view key,
+                                   const std::string& where) {
+  if (!list.is_array()) throw Invalid(where, fmt::format("{}: expected a list of names", key));
   std::vector<std::string> names;
-  for (const Json& name : *list) {
+  for (const Json& name : list) {
     if (!name.is_string()) {
       throw Invalid(where, fmt::format("{}: expected names, found {}", key, Shown(name)));
     }
     names.push_back(name.get<std::string>());
   }
   return names;
+}
+
+std::vector<std::string> ReadNamesOf(const Json& object, const char* key,
+                                     const std::string& where) {
+  const Json* list = Find(object, key);
+  return list == nullptr ? std::vector<std::string>() : ReadNames(*list, key, where);
 }
 
 ActOrder ReadActOrder(const Json& weights, const std::string& where) {
@@ -118,12 +123,12 @@ QuantConfig ReadGroup(const Json& group, const std::string& where) {
   config.symmetric = GetOr<bool>(*weights, "symmetric", true, inside);
   config.act_order = ReadActOrder(*weights, inside);
   config.observer = GetOr<std::string>(*weights, "observer", "minmax", inside);
-  config.targets = ReadNames(group, "targets", where);
+  config.targets = ReadNamesOf(group, "targets", where);
   return config;
 }
 
 // A group may be a preset name with its targets: {"W4A16": ["Linear"]}.
-std::optional<QuantConfig> ReadPreset(const std::string& name, const Json& groups,
+std::optional<QuantConfig> ReadPreset(const std::string& name, const Json& targets,
                                       const std::string& where) {
   QuantConfig config;
   if (name == "W8A16") {
@@ -134,7 +139,7 @@ std::optional<QuantConfig> ReadPreset(const std::string& name, const Json& group
   } else if (name != "W4A16") {
     return std::nullopt;
   }
-  config.targets = ReadNames(groups, name.c_str(), where);
+  config.targets = ReadNames(targets, name, where);
   return config;
 }
 
@@ -150,34 +155,33 @@ void CheckFormat(const Json& object, const std::string& where, bool may_be_mixed
   }
 }
 
+QuantConfig ReadGroupOrPreset(const std::string& name, const Json& group,
+                              const std::string& where) {
+  const std::string inside = fmt::format("{}: {}", where, Quoted(name));
+  if (group.is_object()) {
+    CheckFormat(group, inside, false);
+    return ReadGroup(group, inside);
+  }
+  if (!group.is_array()) throw Invalid(inside, "expected an object");
+  const std::optional<QuantConfig> preset = ReadPreset(name, group, where);
+  if (!preset) throw Unsupported(inside, "expected the preset W4A16, W4A16_ASYM or W8A16");
+  return *preset;
+}
+
+// Several groups may share one scheme: their targets add up.
 QuantConfig ReadGroups(const Json& groups, const std::string& where) {
   if (!groups.is_object() || groups.empty()) {
     throw Invalid(where, "expected an object with at least one group");
   }
-  std::optional<QuantConfig> result;
-  for (const auto& [name, group] : groups.items()) {
-    const std::string inside = fmt::format("{}: {}", where, Quoted(name));
-    QuantConfig config;
-    if (group.is_array()) {
-      const std::optional<QuantConfig> preset = ReadPreset(name, groups, where);
-      if (!preset) throw Unsupported(inside, "expected the preset W4A16, W4A16_ASYM or W8A16");
-      config = *preset;
-    } else if (group.is_object()) {
-      CheckFormat(group, inside, false);
-      config = ReadGroup(group, inside);
-    } else {
-      throw Invalid(inside, "expected an object");
-    }
-    if (!result) {
-      result = std::move(config);
-      continue;
-    }
-    if (!SameScheme(*result, config)) {
+  QuantConfig result = ReadGroupOrPreset(groups.begin().key(), *groups.begin(), where);
+  for (auto group = std::next(groups.begin()); group != groups.end(); ++group) {
+    const QuantConfig other = ReadGroupOrPreset(group.key(), *group, where);
+    if (!SameScheme(result, other)) {
       throw Unsupported(where, "expected one scheme for the whole model, found several");
     }
-    result->targets.insert(result->targets.end(), config.targets.begin(), config.targets.end());
+    result.targets.insert(result.targets.end(), other.targets.begin(), other.targets.end());
   }
-  return *result;
+  return result;
 }
 
 void CheckPatterns(const std::vector<std::string>& patterns, const std::string& where) {
@@ -287,7 +291,7 @@ std::optional<QuantConfig> ParseQuantConfig(const Json& model_config, const std:
   const Json* groups = Find(*object, "config_groups");
   if (groups == nullptr) throw Invalid(inside, "config_groups is missing");
   QuantConfig config = ReadGroups(*groups, inside + ": config_groups");
-  config.ignore = ReadNames(*object, "ignore", inside);
+  config.ignore = ReadNamesOf(*object, "ignore", inside);
   CheckPatterns(config.targets, inside + ": targets");
   CheckPatterns(config.ignore, inside + ": ignore");
   return config;

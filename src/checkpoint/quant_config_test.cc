@@ -23,7 +23,9 @@ constexpr char kDefault[] = R"({
   "kv_cache_scheme": null, "quant_method": "compressed-tensors", "quantization_status": "compressed"})";
 
 QuantConfig Parse(const Json& quantization_config) {
-  return *ParseQuantConfig({{"quantization_config", quantization_config}}, "config.json");
+  const auto config =
+      ParseQuantConfig({{"quantization_config", quantization_config}}, "config.json");
+  return config ? *config : throw Error(ErrorCode::kInternal, "no quantization_config found");
 }
 
 Json Default() { return ParseJson(kDefault, "default"); }
@@ -248,15 +250,14 @@ TEST(ParseQuantConfig, ReadsTheConfigsOfLlmCompressor) {
        {"llmcompressor_w4a16", "llmcompressor_w4a16_all_experts", "llmcompressor_w4a16_v041"}) {
     NIBBLE_REQUIRE_REFERENCE(std::filesystem::path("golden/tinymix") / name);
     const std::string path = testing::ReferenceData() / "golden/tinymix" / name / "config.json";
-    const std::optional<QuantConfig> config = ParseQuantConfig(ReadJsonFile(path), path);
-    ASSERT_TRUE(config.has_value()) << name;
-    EXPECT_EQ(config->bits, 4);
-    EXPECT_EQ(config->group_size, 128);
-    EXPECT_TRUE(config->symmetric);
-    EXPECT_EQ(config->act_order, ActOrder::kNone);
-    EXPECT_TRUE(MatchesAny(config->ignore, "lm_head"));
-    EXPECT_TRUE(MatchesAny(config->ignore, "model.layers.3.block_sparse_moe.gate")) << name;
-    EXPECT_FALSE(MatchesAny(config->ignore, "model.layers.3.self_attn.q_proj"));
+    const QuantConfig config = Parse(ReadJsonFile(path)["quantization_config"]);
+    EXPECT_EQ(config.bits, 4);
+    EXPECT_EQ(config.group_size, 128);
+    EXPECT_TRUE(config.symmetric);
+    EXPECT_EQ(config.act_order, ActOrder::kNone);
+    EXPECT_TRUE(MatchesAny(config.ignore, "lm_head"));
+    EXPECT_TRUE(MatchesAny(config.ignore, "model.layers.3.block_sparse_moe.gate")) << name;
+    EXPECT_FALSE(MatchesAny(config.ignore, "model.layers.3.self_attn.q_proj"));
   }
 }
 

@@ -313,6 +313,7 @@ std::string LayOutSafetensors(std::vector<SafetensorsEntry>& entries) {
   json += '}';
   // Equal names have equal places only within one element size; compare them all.
   std::vector<const std::string*> names;
+  names.reserve(entries.size());
   for (const SafetensorsEntry& entry : entries) names.push_back(&entry.name);
   std::sort(names.begin(), names.end(), [](auto* a, auto* b) { return *a < *b; });
   for (const std::string* name : names) {

@@ -214,8 +214,9 @@ ValidationReport ValidateForVllm(const Checkpoint& checkpoint, int64_t tensor_pa
       fmt::format("{} key/value heads, {} ranks", config.num_kv_heads, ranks));
   add(config.intermediate_size % ranks == 0, "expert width divides over the ranks",
       fmt::format("{} wide, {} ranks", config.intermediate_size, ranks));
-  if (!checkpoint.quant_config()) return report;
-  const QuantConfig& quant = *checkpoint.quant_config();
+  const std::optional<QuantConfig>& scheme = checkpoint.quant_config();
+  if (!scheme) return report;
+  const QuantConfig& quant = *scheme;
 
   int64_t renamed = 0;
   std::string first_renamed;

@@ -43,9 +43,9 @@ uint32_t Encode(int8_t code, const Width& width) {
   return static_cast<uint32_t>(biased);
 }
 
-int8_t Decode(uint32_t word, int64_t position, const Width& width) {
+int Decode(uint32_t word, int64_t position, const Width& width) {
   const auto biased = static_cast<int>((word >> (position * width.bits)) & width.mask());
-  return static_cast<int8_t>(biased - width.bias());
+  return biased - width.bias();
 }
 
 void CheckShape(const TensorView& view, DType dtype, const Shape& shape, const char* what) {
@@ -94,7 +94,8 @@ std::vector<int8_t> UnpackCodes(const TensorView& packed, int64_t rows, int64_t 
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t col = 0; col < cols; ++col) {
       const uint32_t word = LoadWord(packed.data(), row * words + col / width.per_word);
-      codes[static_cast<size_t>(row * cols + col)] = Decode(word, col % width.per_word, width);
+      codes[static_cast<size_t>(row * cols + col)] =
+          static_cast<int8_t>(Decode(word, col % width.per_word, width));
     }
   }
   return codes;
@@ -125,7 +126,7 @@ std::vector<int8_t> UnpackZeroPoints(const TensorView& packed, int64_t rows, int
     for (int64_t group = 0; group < groups; ++group) {
       const uint32_t word = LoadWord(packed.data(), row / width.per_word * groups + group);
       zero_points[static_cast<size_t>(row * groups + group)] =
-          Decode(word, row % width.per_word, width);
+          static_cast<int8_t>(Decode(word, row % width.per_word, width));
     }
   }
   return zero_points;

@@ -98,7 +98,7 @@ TEST(PackCodes, RefusesWhatDoesNotFit) {
 }
 
 TEST(PackZeroPoints, PacksDownTheRows) {
-  std::vector<int8_t> zeros(8 * 2);  // column 0: -8..-1, column 1: 0..7
+  std::vector<int8_t> zeros(16);  // column 0: -8..-1, column 1: 0..7
   for (size_t row = 0; row < 8; ++row) {
     zeros[2 * row] = static_cast<int8_t>(static_cast<int>(row) - 8);
     zeros[2 * row + 1] = static_cast<int8_t>(row);

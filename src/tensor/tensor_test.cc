@@ -11,8 +11,10 @@
 #include "nibble/error.h"
 
 // Under the sanitizers, as without them, an impossible allocation returns null.
+// NOLINTBEGIN(bugprone-reserved-identifier,readability-identifier-naming): names they look for
 extern "C" const char* __asan_default_options() { return "allocator_may_return_null=1"; }
 extern "C" const char* __tsan_default_options() { return "allocator_may_return_null=1"; }
+// NOLINTEND(bugprone-reserved-identifier,readability-identifier-naming)
 
 namespace nibble {
 namespace {
@@ -48,7 +50,7 @@ TEST(Tensor, CopiesDeeply) {
 
 TEST(Tensor, SaysHowMuchMemoryItWanted) {
   try {
-    Tensor(DType::kF32, {int64_t{1} << 30, int64_t{1} << 20});
+    const Tensor tensor(DType::kF32, {int64_t{1} << 30, int64_t{1} << 20});
     FAIL() << "4 PiB were granted";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kResourceExhausted);
