@@ -7,7 +7,7 @@ out=build/demo
 prompt="The history of the city begins"
 models=("original|demo/tinymix" "INT4 GPTQ|$out/gptq" "INT4 round-to-nearest|$out/rtn")
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+say() { printf '\n== %s\n' "$*"; }
 field() { python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }
 
 rm -rf "$out"
