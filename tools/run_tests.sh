@@ -21,4 +21,15 @@ mkdir -p "$list"
 for preset in "$@"; do
   printf 'subdirs("%s/build/%s")\n' "$PWD" "$preset"
 done >"$list/CTestTestfile.cmake"
-ctest --test-dir "$list" --parallel "$(nproc)" --output-on-failure --no-tests=error
+report=$PWD/$list/report.xml
+failed=0
+ctest --test-dir "$list" --parallel "$(nproc)" --output-on-failure --no-tests=error --output-junit "$report" || failed=$?
+python3 - "$report" <<'PY'
+import sys
+import xml.etree.ElementTree as ET
+
+suite = ET.parse(sys.argv[1]).getroot()
+total, failed, skipped = (int(suite.get(key)) for key in ("tests", "failures", "skipped"))
+print(f"nibble: {total} tests: {total - failed - skipped} passed, {failed} failed, {skipped} skipped")
+PY
+exit "$failed"
