@@ -26,7 +26,12 @@ set(NIBBLE_REFERENCE_DATA "${CMAKE_SOURCE_DIR}/../shared/data" CACHE PATH
 # threads) and put a word in front of the names, so that the tests of several presets fit in one list.
 set(NIBBLE_TEST_FILTER "" CACHE STRING "Regular expression: build and register only these test programs")
 set(NIBBLE_TEST_PREFIX "" CACHE STRING "Put in front of every test name")
+set(NIBBLE_TEST_CASES "" CACHE STRING "GoogleTest filter: register only these cases")
 add_custom_target(nibble_tests)
+
+# CTest slots that a test takes of the four that tools/run_tests.sh gives each CPU. Fuzz targets take one: they
+# run for a fixed time, so many of them at once cost less of it.
+set(NIBBLE_TEST_SLOTS 4)
 
 function(nibble_test NAME)
   cmake_parse_arguments(TEST "" "TIMEOUT" "SOURCES;DEPENDS" ${ARGN})
@@ -43,5 +48,6 @@ function(nibble_test NAME)
     set(TEST_TIMEOUT 900)  # a hang, not slowness: sanitizers cost a factor of ten on a busy machine
   endif()
   gtest_discover_tests(${NAME} TEST_PREFIX "${NIBBLE_TEST_PREFIX}" DISCOVERY_TIMEOUT 60
-                       PROPERTIES TIMEOUT ${TEST_TIMEOUT})
+                       TEST_FILTER "${NIBBLE_TEST_CASES}"
+                       PROPERTIES TIMEOUT ${TEST_TIMEOUT} PROCESSORS ${NIBBLE_TEST_SLOTS})
 endfunction()

@@ -23,7 +23,7 @@ for preset in "$@"; do
 done >"$list/CTestTestfile.cmake"
 report=$PWD/$list/report.xml
 failed=0
-ctest --test-dir "$list" --parallel "$(nproc)" --output-on-failure --no-tests=error --output-junit "$report" || failed=$?
+ctest --test-dir "$list" --parallel $((4 * $(nproc))) --output-on-failure --no-tests=error --output-junit "$report" || failed=$?
 python3 - "$report" <<'PY'
 import sys
 import xml.etree.ElementTree as ET

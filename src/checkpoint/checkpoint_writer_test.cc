@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "checkpoint/safetensors.h"
 #include "nibble/error.h"
+#include "tests/support/temporary_directory.h"
 
 namespace nibble {
 namespace {
@@ -22,11 +23,6 @@ namespace fs = std::filesystem;
 class CheckpointWriterTest : public ::testing::Test {
  protected:
   CheckpointWriterTest() {
-    root_ = fs::temp_directory_path() /
-            ("nibble_writer_" + std::to_string(::getpid()) + "_" +
-             ::testing::UnitTest::GetInstance()->current_test_info()->name());
-    fs::remove_all(root_);
-    fs::create_directories(root_);
     for (int u = 0; u < 5; ++u) {
       const std::string prefix = "unit." + std::to_string(u);
       units_.push_back({prefix,
@@ -35,7 +31,6 @@ class CheckpointWriterTest : public ::testing::Test {
                          {prefix + ".shape", DType::kI64, Shape({2})}}});
     }
   }
-  ~CheckpointWriterTest() override { fs::remove_all(root_); }
 
   CheckpointWriterOptions Options(const std::string& name, bool resume = false) const {
     return {.directory = root_ / name,
@@ -88,7 +83,8 @@ class CheckpointWriterTest : public ::testing::Test {
     return "";
   }
 
-  fs::path root_;
+  testing::TemporaryDirectory temporary_;
+  const fs::path root_ = temporary_.path();
   std::vector<UnitPlan> units_;
 };
 

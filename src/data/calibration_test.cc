@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "nibble/error.h"
 #include "tests/support/reference_data.h"
+#include "tests/support/temporary_directory.h"
 
 namespace nibble {
 namespace {
@@ -20,12 +21,6 @@ const fs::path kRows = fs::path(NIBBLE_SOURCE_DIR) / "tests/golden/rows";
 
 class CalibrationTest : public ::testing::Test {
  protected:
-  CalibrationTest()
-      : folder_(fs::path(::testing::TempDir()) / "nibble_calibration_test"),
-        tokenizer_(Tokenizer::Load(fs::path(NIBBLE_SOURCE_DIR) / "demo/tinymix")) {
-    fs::create_directories(folder_);
-  }
-
   CalibrationSet Load(const CalibrationOptions& options, const ChatTemplate* chat = nullptr) {
     return LoadCalibration(options, tokenizer_, chat, tokenizer_.vocab_size());
   }
@@ -55,8 +50,9 @@ class CalibrationTest : public ::testing::Test {
     return texts;
   }
 
-  fs::path folder_;
-  Tokenizer tokenizer_;
+  testing::TemporaryDirectory temporary_;
+  const fs::path folder_ = temporary_.path();
+  Tokenizer tokenizer_ = Tokenizer::Load(fs::path(NIBBLE_SOURCE_DIR) / "demo/tinymix");
 };
 
 TEST_F(CalibrationTest, JoinsPlatypusRowsBehindBos) {

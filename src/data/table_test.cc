@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "tests/support/temporary_directory.h"
 
 namespace nibble {
 namespace {
@@ -17,10 +18,6 @@ const fs::path kRows = fs::path(NIBBLE_SOURCE_DIR) / "tests/golden/rows";
 
 class TableTest : public ::testing::Test {
  protected:
-  TableTest() : folder_(fs::path(::testing::TempDir()) / "nibble_table_test") {
-    fs::create_directories(folder_);
-  }
-
   static std::vector<Row> Rows(const fs::path& path) {
     std::vector<Row> rows;
     ReadTable(path, [&](Row row) { rows.push_back(std::move(row)); });
@@ -42,7 +39,8 @@ class TableTest : public ::testing::Test {
     return "nothing thrown";
   }
 
-  fs::path folder_;
+  testing::TemporaryDirectory temporary_;
+  const fs::path folder_ = temporary_.path();
 };
 
 TEST_F(TableTest, ReadsJsonLinesInOrder) {

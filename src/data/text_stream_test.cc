@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "nibble/error.h"
+#include "tests/support/temporary_directory.h"
 
 namespace nibble {
 namespace {
@@ -20,10 +21,6 @@ const fs::path kRows = fs::path(NIBBLE_SOURCE_DIR) / "tests/golden/rows";
 
 class TextStreamTest : public ::testing::Test {
  protected:
-  TextStreamTest() : folder_(fs::path(::testing::TempDir()) / "nibble_text_stream_test") {
-    fs::create_directories(folder_);
-  }
-
   fs::path Write(const std::string& name, const std::string& text) {
     WriteTextFile(folder_ / name, text);
     return folder_ / name;
@@ -44,7 +41,8 @@ class TextStreamTest : public ::testing::Test {
     return text;
   }
 
-  fs::path folder_;
+  testing::TemporaryDirectory temporary_;
+  const fs::path folder_ = temporary_.path();
 };
 
 TEST_F(TextStreamTest, CutsIntoLines) {

@@ -5,10 +5,13 @@
 #include <yaml-cpp/exceptions.h>
 #include <yaml-cpp/parser.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <sstream>
 #include <vector>
+
+#include "base/utf8.h"
 
 namespace nibble {
 namespace {
@@ -51,6 +54,7 @@ class JsonBuilder : public YAML::EventHandler {
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t,
                 const std::string& value) override {
     CheckTag(mark, tag);
+    if (!IsValidUtf8(value)) Fail(mark, "text that is not UTF-8");  // by an escape such as \ud800
     Add(mark, tag == "?" ? PlainScalar(value) : Json(value), value);
   }
   void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t,
@@ -135,6 +139,12 @@ Json ParseYaml(std::string_view text, const std::string& where) {
     throw Error(ErrorCode::kInvalidData,
                 fmt::format("{}: {} bytes, more than the {} a recipe may have", where, text.size(),
                             kMaxBytes));
+  }
+  if (const size_t valid = ScanUtf8(text).valid_bytes; valid < text.size()) {
+    throw Error(ErrorCode::kInvalidData,
+                fmt::format("{}:{}: not UTF-8", where,
+                            1 + std::count(text.begin(),
+                                           text.begin() + static_cast<ptrdiff_t>(valid), '\n')));
   }
   JsonBuilder builder(where);
   try {

@@ -37,6 +37,8 @@ TEST(Yaml, HostileDocumentsAreRefusedCheaply) {
   EXPECT_THAT(error("a: !python/object:os.system {}"), HasSubstr("y:1"));
   EXPECT_THAT(error("a: [1, 2"), HasSubstr("y:"));
   EXPECT_THAT(error(std::string(2 << 20, 'a')), HasSubstr("bytes"));
+  EXPECT_THAT(error("a: 1\nb: \xff"), HasSubstr("y:2: not UTF-8"));
+  EXPECT_THAT(error("a: \"\\ud800\""), HasSubstr("y:1"));
   std::string many = "[";
   for (int i = 0; i < 30000; ++i) many += "1,";
   EXPECT_THAT(error(many + "1]"), HasSubstr("more than 20000 values"));

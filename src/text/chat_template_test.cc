@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "nibble/error.h"
 #include "tests/support/reference_data.h"
+#include "tests/support/temporary_directory.h"
 #include "text/tokenizer.h"
 
 namespace nibble {
@@ -43,9 +44,8 @@ TEST(ChatTemplate, RendersTheDemoModelsTemplate) {
 }
 
 TEST(ChatTemplate, FindsTheTemplateOfAModel) {
-  const fs::path folder = fs::path(::testing::TempDir()) / "nibble_chat_template_test";
-  fs::remove_all(folder);
-  fs::create_directories(folder);
+  const testing::TemporaryDirectory temporary;
+  const fs::path& folder = temporary.path();
   EXPECT_THAT(MessageOf(ErrorCode::kNotFound, [&] { ChatTemplate::Load(folder); }),
               HasSubstr("no chat template"));
   WriteTextFile(folder / "tokenizer_config.json", R"({"bos_token": "<B>", "chat_template": [
@@ -190,9 +190,8 @@ TEST(ChatTemplateGolden, SamplesEqualMistralCommon) {
         Version{"v3",
                 "mistral_instruct_tokenizer_240323.model.v3",
                 {"no_tools", "parallel_calls", "several_calls"}}}) {
-    const fs::path folder = fs::path(::testing::TempDir()) / "nibble_mistral_samples";
-    fs::remove_all(folder);
-    fs::create_directories(folder);
+    const testing::TemporaryDirectory temporary;
+    const fs::path& folder = temporary.path();
     fs::create_symlink(data / "tokenizers/mistral" / version.model, folder / "tokenizer.model");
     WriteTextFile(folder / "tokenizer_config.json", R"({"legacy": false})");
     fs::create_symlink(

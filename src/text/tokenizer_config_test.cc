@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "base/file.h"
+#include "tests/support/temporary_directory.h"
 
 namespace nibble {
 namespace {
@@ -13,18 +14,14 @@ using ::testing::HasSubstr;
 
 class TokenizerConfigTest : public ::testing::Test {
  protected:
-  TokenizerConfigTest() : folder_(fs::path(::testing::TempDir()) / "nibble_tokenizer_config_test") {
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-  }
-
   TokenizerConfig Read(const std::string& config, const std::string& map = "") {
     WriteTextFile(folder_ / "tokenizer_config.json", config);
     if (!map.empty()) WriteTextFile(folder_ / "special_tokens_map.json", map);
     return ReadTokenizerConfig(folder_);
   }
 
-  fs::path folder_;
+  testing::TemporaryDirectory temporary_;
+  const fs::path folder_ = temporary_.path();
 };
 
 TEST_F(TokenizerConfigTest, AMissingFileSaysNothing) {

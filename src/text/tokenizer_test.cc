@@ -13,6 +13,7 @@
 #include "base/sha256.h"
 #include "nibble/error.h"
 #include "tests/support/reference_data.h"
+#include "tests/support/temporary_directory.h"
 
 namespace nibble {
 namespace {
@@ -27,9 +28,9 @@ const fs::path kGolden = fs::path(NIBBLE_SOURCE_DIR) / "tests/golden";
 
 // An empty folder of this test's own.
 fs::path EmptyFolder() {
-  const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
-  const fs::path folder = fs::path(::testing::TempDir()) / "nibble_tokenizer_test" / test->name();
-  fs::remove_all(folder);
+  static testing::TemporaryDirectory all;
+  static int count = 0;
+  const fs::path folder = all.path() / std::to_string(count++);
   fs::create_directories(folder);
   return folder;
 }

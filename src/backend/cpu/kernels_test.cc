@@ -13,6 +13,9 @@
 
 // Kernels whose exact behaviour the tests of whole ops would not show.
 namespace nibble::cpu {
+
+static void PrintTo(const InstructionSet& set, std::ostream* out) { *out << set.name; }
+
 namespace {
 
 class KernelsTest : public ::testing::TestWithParam<InstructionSet> {
