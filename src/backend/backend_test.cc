@@ -21,6 +21,7 @@ using testing::LayerShape;
 using testing::RandomValues;
 using testing::RandomWeight;
 using testing::RelativeError;
+using testing::SequenceStep;
 using testing::TestLayer;
 using testing::WeightFormat;
 
@@ -118,6 +119,30 @@ std::vector<LayerCase> Cases() {
       {.shape = real, .kv_dtype = DType::kBF16, .sequences = {{0, 70}, {128, 1}, {10, 9}}});
   add("Bf16PagesOdd",
       {.shape = odd, .kv_dtype = DType::kBF16, .block_size = 5, .sequences = {{0, 11}, {31, 2}}});
+  add("Int8Pages",
+      {.shape = real, .kv_dtype = DType::kI8, .sequences = {{0, 70}, {128, 1}, {10, 9}}});
+  add("Int8PagesOdd",
+      {.shape = odd, .kv_dtype = DType::kI8, .block_size = 5, .sequences = {{0, 11}, {31, 2}}});
+  // Contexts of several spans, read in place and copied, by few rows and many.
+  const LayerShape wide{.hidden = 32,
+                        .num_heads = 6,
+                        .num_kv_heads = 1,
+                        .head_dim = 64,
+                        .num_experts = 2,
+                        .top_k = 1,
+                        .intermediate = 16,
+                        .vocab = 50};
+  const std::vector<SequenceStep> spans = {{1100, 1}, {511, 1}, {511, 2}, {0, 1}, {1020, 9}};
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
+    const std::string name(DTypeName(dtype));
+    add("Spans" + name, {.shape = wide, .kv_dtype = dtype, .sequences = spans});
+    add("SpansOfLargeBlocks" + name,
+        {.shape = wide, .kv_dtype = dtype, .block_size = 48, .sequences = spans});
+    add("SpansOdd" + name,
+        {.shape = odd, .kv_dtype = dtype, .block_size = 7, .sequences = {{600, 3}, {1024, 1}}});
+    add("SpansInAWindow" + name,
+        {.shape = wide, .kv_dtype = dtype, .sliding_window = 300, .sequences = spans});
+  }
 
   for (const int bits : {4, 8}) {
     for (const bool symmetric : {true, false}) {
@@ -191,7 +216,9 @@ TEST_P(LayerTest, MatchesReference) {
   const bool packed = GetParam().format.bits > 0;
   const double product = packed ? kFixedPointError : kFloatError;
   // Pages that differ by one rounding to BF16 differ by more than the arithmetic does.
-  const double pages = GetParam().kv_dtype == DType::kBF16 ? 2e-4 : 0;
+  const double pages = GetParam().kv_dtype == DType::kBF16 ? 2e-4
+                       : GetParam().kv_dtype == DType::kI8 ? 2e-3
+                                                           : 0;
   for (const std::string& name : InstructionSetsHere()) {
     SCOPED_TRACE(name);
     const LayerResult actual = layer.Run(*Cpu(name, 2));
@@ -296,6 +323,34 @@ TEST_P(InstructionSetTest, PromptInPiecesGivesTheSameBits) {
     const std::vector<float> last(logits.end() - layer_case.shape.vocab, logits.end());
     if (expected.empty()) expected = last;
     EXPECT_TRUE(SameBits(last, expected)) << cached;
+  }
+}
+
+// The last token of a context of three spans, whatever it is computed with and however the context
+// is divided among threads.
+TEST_P(InstructionSetTest, AttentionInPiecesGivesTheSameBits) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
+    for (const int64_t window : {0, 600}) {
+      LayerCase layer_case{.shape = {.hidden = 32,
+                                     .num_heads = 3,
+                                     .num_kv_heads = 1,
+                                     .head_dim = 64,
+                                     .num_experts = 2,
+                                     .intermediate = 16},
+                           .kv_dtype = dtype,
+                           .sliding_window = window};
+      std::vector<float> expected;
+      for (const int64_t cached : {920, 1000, 1023, 1024, 1037, 1039}) {
+        for (const int threads : {1, 2}) {
+          layer_case.sequences = {{cached, 1040 - cached}};
+          const LayerResult result = TestLayer(layer_case).Run(*Cpu(GetParam(), threads));
+          const std::vector<float> last(result.attended.end() - 3 * 64, result.attended.end());
+          if (expected.empty()) expected = last;
+          EXPECT_TRUE(SameBits(last, expected)) << DTypeName(dtype) << ", window " << window
+                                                << ", cached " << cached << ", threads " << threads;
+        }
+      }
+    }
   }
 }
 

@@ -1,6 +1,9 @@
 #include "backend/bench_kernels.h"
 
+#include <algorithm>
+#include <cstring>
 #include <numeric>
+#include <utility>
 
 #include "backend/backend.h"
 
@@ -62,8 +65,7 @@ class Bench {
     Linear("int4", 4);
     Linear("int8", 8);
     Linear("bf16", 0);
-    Prefill(512, 128, "prefill attention, 512 tokens of 128");
-    Decode(4096);
+    Attention();
     return std::move(report_);
   }
 
@@ -122,29 +124,53 @@ class Bench {
     return batch;
   }
 
-  // 48 query heads over 8 KV heads.
-  void Attend(const std::string& name, int64_t context, int64_t tokens, int64_t head_dim,
-              const std::string& unit, double amount, double roof) {
-    KvPages kv{.num_blocks = (context + 15) / 16, .num_kv_heads = 8, .head_dim = head_dim};
-    const Buffer pages = backend_->Allocate(kv.num_blocks * kv.elements_per_block() * 4);
-    kv.data = pages.data();
+  struct Heads {
+    const char* name;
+    int64_t query;
+    int64_t kv;
+  };
+
+  // Attention of the last `tokens` of a context. The layers of a cache take turns, so that together
+  // they are as large as the weights of a one-row product; each holds the same pages.
+  template <typename Amount>
+  void Attend(const std::string& name, const Heads& heads, DType dtype, int64_t context,
+              int64_t tokens, const std::string& unit, double roof, const Amount& amount) {
+    KvPages kv{.dtype = dtype,
+               .num_blocks = (context + 15) / 16,
+               .num_kv_heads = heads.kv,
+               .head_dim = 128};
+    const int64_t layer_bytes = kv.num_blocks * kv.bytes_per_block();
+    const int64_t layers = std::max<int64_t>(1, options_.weight_bytes / layer_bytes);
+    const Buffer pages = backend_->Allocate(layers * layer_bytes);
+    // A small number in every type. Untouched memory would be read from one page of zeros.
+    std::memset(pages.data(), 0x3c, static_cast<size_t>(pages.size_bytes()));
     const Batch batch = SequenceBatch(context, tokens);
-    const Activation q = Filled(*backend_, tokens, 48 * head_dim);
+    const Activation q = Filled(*backend_, tokens, heads.query * kv.head_dim);
     Activation out = backend_->MakeActivation(tokens, q.cols);
+    int64_t layer = 0;
     backend_->BeginStep(batch);
-    Add(name, unit, amount, roof, [&] { backend_->Attention(q, kv, 0, out); });
+    Add(name + ", " + heads.name + " heads", unit, amount(layer_bytes), roof, [&] {
+      kv.data = static_cast<std::byte*>(pages.data()) + layer++ % layers * layer_bytes;
+      backend_->Attention(q, kv, 0, out);
+    });
     backend_->EndStep();
   }
 
-  void Prefill(int64_t tokens, int64_t head_dim, const std::string& name) {
-    const double pairs = static_cast<double>(tokens) * static_cast<double>(tokens + 1) / 2;
-    Attend(name, tokens, tokens, head_dim, "GFLOP/s",
-           pairs * 48 * 4 * static_cast<double>(head_dim), report_.roofline.float_flops_per_second);
-  }
-
-  void Decode(int64_t context) {
-    Attend("decode attention, " + std::to_string(context) + " keys", context, 1, 128, "GB/s",
-           static_cast<double>(context * 8 * 128 * 2 * 4), report_.roofline.read_bytes_per_second);
+  void Attention() {
+    for (const Heads& heads : {Heads{"48/8", 48, 8}, Heads{"16/4", 16, 4}}) {
+      for (const auto& [dtype, name] :
+           {std::pair{DType::kF32, "float32"}, {DType::kBF16, "bf16"}, {DType::kI8, "int8"}}) {
+        Attend("decode attention, " + std::to_string(options_.context) + " keys, " + name, heads,
+               dtype, options_.context, 1, "GB/s", report_.roofline.read_bytes_per_second,
+               [](int64_t bytes) { return static_cast<double>(bytes); });
+        for (const int64_t tokens : {options_.context / 16, options_.context / 2}) {
+          Attend("prefill attention, " + std::to_string(tokens) + " tokens, " + name, heads, dtype,
+                 tokens, tokens, "GFLOP/s", report_.roofline.float_flops_per_second, [&](int64_t) {
+                   return static_cast<double>(tokens * (tokens + 1) / 2 * heads.query * 4 * 128);
+                 });
+        }
+      }
+    }
   }
 
   KernelBenchOptions options_;

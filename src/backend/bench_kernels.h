@@ -32,6 +32,7 @@ struct KernelBenchOptions {
   BackendOptions backend;
   int repeats = 9;
   int64_t weight_bytes = int64_t{256} << 20;  // read by a one-row product; beyond the caches
+  int64_t context = 8192;  // keys of decode attention; prompts of a sixteenth and half of it
 };
 
 // Times the ops of the cpu backend through its public face on shapes of Mixtral-8x22B, and the

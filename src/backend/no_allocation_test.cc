@@ -47,17 +47,26 @@ namespace nibble::testing {
 namespace {
 
 TEST(CpuBackend, AllocatesNothingAfterWarmUp) {
-  for (const int bits : {0, 4}) {
+  struct Case {
+    int bits;
+    DType pages;
+    std::vector<SequenceStep> sequences;
+  };
+  // The last ones divide the context among the threads.
+  for (const auto& [bits, pages, sequences] :
+       {Case{0, DType::kF32, {{20, 1}, {0, 40}}}, Case{4, DType::kF32, {{20, 1}, {0, 40}}},
+        Case{4, DType::kBF16, {{1200, 1}}}, Case{4, DType::kI8, {{1200, 1}}}}) {
     const TestLayer layer({.name = "",
                            .shape = {.hidden = 128},
                            .format = {.bits = bits, .group_size = 32},
-                           .sequences = {{20, 1}, {0, 40}}});
+                           .kv_dtype = pages,
+                           .sequences = sequences});
     const auto backend = MakeBackend("cpu", {.threads = 2, .instruction_set = {}});
     LayerOnBackend prepared(layer, *backend);
     prepared.Step(nullptr);
     const int64_t before = allocations.load();
     prepared.Step(nullptr);
-    EXPECT_EQ(allocations.load() - before, 0) << bits;
+    EXPECT_EQ(allocations.load() - before, 0) << bits << " " << DTypeName(pages);
   }
 }
 

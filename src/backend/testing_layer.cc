@@ -205,7 +205,7 @@ LayerOnBackend::LayerOnBackend(const TestLayer& layer, Backend& backend, int onl
          .block_size = case_.block_size,
          .num_kv_heads = s.num_kv_heads,
          .head_dim = s.head_dim};
-  pages_ = backend.Allocate(kv_.num_blocks * kv_.elements_per_block() * DTypeSize(kv_.dtype));
+  pages_ = backend.Allocate(kv_.num_blocks * kv_.bytes_per_block());
   kv_.data = pages_.data();
   x_ = backend.MakeActivation(num_tokens, s.hidden);
   normed_ = backend.MakeActivation(num_tokens, s.hidden);

@@ -30,6 +30,19 @@ void AddDeviceOptions(CLI::App& command, DeviceOptions& options) {
       ->capture_default_str();
 }
 
+void AddKvCacheOption(CLI::App& command, std::string& name) {
+  command
+      .add_option("--kv-cache-dtype", name,
+                  "Type of cached keys and values; auto is float32, int8 has a scale per token and "
+                  "head")
+      ->check(CLI::IsMember({"auto", "float32", "bfloat16", "int8"}))
+      ->capture_default_str();
+}
+
+DType KvCacheType(const std::string& name) {
+  return name == "bfloat16" ? DType::kBF16 : name == "int8" ? DType::kI8 : DType::kF32;
+}
+
 void AddJsonFlag(CLI::App& command, bool& json) {
   command.add_flag("--json", json, "Print one JSON document instead of text");
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "tensor/dtype.h"
 
 // How a command joins the program: AddFooCommand(app, run) declares the subcommand with its flags
 // and, when it is the one chosen, leaves in `run` what main() shall call after parsing. The
@@ -47,6 +48,9 @@ struct DeviceOptions {
 };
 void AddDeviceOptions(CLI::App& command, DeviceOptions& options);
 void AddJsonFlag(CLI::App& command, bool& json);
+// --kv-cache-dtype, and what its value means.
+void AddKvCacheOption(CLI::App& command, std::string& name);
+DType KvCacheType(const std::string& name);
 
 // Parses "8GB", "512MiB", "4096": decimal and binary units. Throws kInvalidArgument naming `flag`.
 int64_t ParseByteSize(const std::string& text, const std::string& flag);

@@ -27,7 +27,7 @@ struct GenerateOptions {
   std::string system;
   SamplingParams sampling;
   int64_t seed = 0;
-  std::string kv_cache_dtype = "fp32";
+  std::string kv_cache_dtype = "auto";
   DeviceOptions device;
   bool json = false;
 };
@@ -134,7 +134,7 @@ class GenerateRun {
   explicit GenerateRun(const GenerateOptions& options)
       : options_(options), loaded_(options.model, options.device, kMaxBatchTokens) {
     generator_.max_batch_tokens = kMaxBatchTokens;
-    generator_.kv_dtype = options.kv_cache_dtype == "bf16" ? DType::kBF16 : DType::kF32;
+    generator_.kv_dtype = KvCacheType(options.kv_cache_dtype);
     generator_.end_ids = loaded_.EndIds();
   }
 
@@ -311,9 +311,7 @@ void AddGenerateCommand(CLI::App& app, RunCommand& run) {
   command->add_option("--stop", sampling.stop, "Text that ends the output; may be given again");
   command->add_flag("--ignore-eos", sampling.ignore_eos, "Go on after an end-of-sequence token");
   command->add_option("--seed", options->seed, "Of the random draws")->capture_default_str();
-  command->add_option("--kv-cache-dtype", options->kv_cache_dtype, "Type of cached keys and values")
-      ->check(CLI::IsMember({"fp32", "bf16"}))
-      ->capture_default_str();
+  AddKvCacheOption(*command, options->kv_cache_dtype);
   AddDeviceOptions(*command, options->device);
   AddJsonFlag(*command, options->json);
   command->callback([options, &run] { run = [options] { return RunGenerate(*options); }; });

@@ -17,6 +17,7 @@ struct LogitsOptions {
   std::string model;
   std::string tokens;
   std::string out;
+  std::string kv_cache_dtype = "auto";
   DeviceOptions device;
   bool json = false;
 };
@@ -73,10 +74,11 @@ int RunLogits(const LogitsOptions& options) {
   for (const NamedSequence& sequence : sequences) {
     Tensor logits(DType::kF32, Shape({static_cast<int64_t>(sequence.ids.size()), vocab}));
     const std::span<float> values = logits.As<float>();
-    SequenceLogits(loaded.model(), sequence.ids, [&](int64_t first, std::span<const float> rows) {
+    const auto keep = [&](int64_t first, std::span<const float> rows) {
       std::copy(rows.begin(), rows.end(), values.begin() + first * vocab);
       progress.Add(static_cast<int64_t>(rows.size()) / vocab);
-    });
+    };
+    SequenceLogits(loaded.model(), sequence.ids, keep, KvCacheType(options.kv_cache_dtype));
     tensors.push_back(std::move(logits));
     views.emplace_back(sequence.name, tensors.back().view());
   }
@@ -109,6 +111,7 @@ void AddLogitsCommand(CLI::App& app, RunCommand& run) {
       ->add_option("--out", options->out,
                    "safetensors file: one float32 tensor [tokens, vocabulary] a sequence")
       ->required();
+  AddKvCacheOption(*command, options->kv_cache_dtype);
   AddDeviceOptions(*command, options->device);
   AddJsonFlag(*command, options->json);
   command->callback([options, &run] { run = [options] { return RunLogits(*options); }; });

@@ -19,6 +19,7 @@ struct PerplexityOptions {
   int64_t window = 0;
   int64_t stride = 0;
   std::string baseline;
+  std::string kv_cache_dtype = "auto";
   DeviceOptions device;
   bool json = false;
 };
@@ -50,7 +51,8 @@ int RunPerplexity(const PerplexityOptions& options) {
                    {"window", window},
                    {"stride", options.stride > 0 ? options.stride : window - 1}};
   if (options.baseline.empty()) {
-    const auto scores = ScoreSequences(loaded.model(), windows, advance, first_scored);
+    const auto scores = ScoreSequences(loaded.model(), windows, advance, first_scored,
+                                       KvCacheType(options.kv_cache_dtype));
     const Perplexity result = Summarize(scores);
     document["perplexity"] = result.perplexity();
     document["perplexity_stderr"] = result.standard_error;
@@ -62,8 +64,8 @@ int RunPerplexity(const PerplexityOptions& options) {
     }
   } else {
     LoadedModel baseline(options.baseline, options.device, kMaxBatchTokens);
-    const Comparison c =
-        CompareSequences(baseline.model(), loaded.model(), windows, advance, first_scored);
+    const Comparison c = CompareSequences(baseline.model(), loaded.model(), windows, advance,
+                                          first_scored, KvCacheType(options.kv_cache_dtype));
     const double count = static_cast<double>(c.tokens);
     const double perplexity = std::exp(c.nll / count);
     const double baseline_perplexity = std::exp(c.baseline_nll / count);
@@ -125,6 +127,7 @@ void AddPerplexityCommand(CLI::App& app, RunCommand& run) {
       ->capture_default_str();
   command->add_option("--baseline", options->baseline,
                       "Model to compare with: adds KL divergence and top-1 agreement");
+  AddKvCacheOption(*command, options->kv_cache_dtype);
   AddDeviceOptions(*command, options->device);
   AddJsonFlag(*command, options->json);
   command->callback([options, &run] { run = [options] { return RunPerplexity(*options); }; });

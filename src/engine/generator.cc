@@ -89,8 +89,7 @@ int64_t ChooseNumBlocks(const Mixtral& model, std::span<const GenerationRequest>
                      .block_size = options.block_size,
                      .num_kv_heads = config.num_kv_heads,
                      .head_dim = config.head_dim};
-  const int64_t block_bytes =
-      config.num_layers * page.elements_per_block() * DTypeSize(options.kv_dtype);
+  const int64_t block_bytes = config.num_layers * page.bytes_per_block();
   const int64_t memory_bytes = AvailableMemoryBytes() / 10 * 9;
   const int64_t affordable = memory_bytes / block_bytes;
   const int64_t chosen = options.num_blocks > 0 ? options.num_blocks : std::min(wanted, affordable);

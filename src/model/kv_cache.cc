@@ -1,13 +1,14 @@
 #include "model/kv_cache.h"
 
+#include <string>
+
 #include "base/check.h"
+#include "nibble/error.h"
 
 namespace nibble {
 namespace {
 
-int64_t LayerBytes(const KvPages& pages) {
-  return pages.num_blocks * pages.elements_per_block() * DTypeSize(pages.dtype);
-}
+int64_t LayerBytes(const KvPages& pages) { return pages.num_blocks * pages.bytes_per_block(); }
 
 }  // namespace
 
@@ -15,7 +16,13 @@ KvCache::KvCache(Backend& backend, int64_t num_layers, int64_t num_blocks, int64
                  int64_t num_kv_heads, int64_t head_dim, DType dtype)
     : num_layers_(num_layers) {
   NIBBLE_CHECK(num_layers > 0 && num_blocks > 0 && block_size > 0);
-  NIBBLE_CHECK(dtype == DType::kF32 || dtype == DType::kBF16);
+  NIBBLE_CHECK(dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kI8);
+  if (dtype == DType::kI8 && head_dim > KvPages::kMaxInt8HeadDim) {
+    throw Error(ErrorCode::kUnsupported, "an int8 KV cache takes heads of at most " +
+                                             std::to_string(KvPages::kMaxInt8HeadDim) +
+                                             ", the model's are " + std::to_string(head_dim) +
+                                             "; choose bfloat16");
+  }
   first_ = {.data = nullptr,
             .dtype = dtype,
             .num_blocks = num_blocks,

@@ -11,7 +11,8 @@ namespace nibble {
 // it.
 class KvCache {
  public:
-  // dtype is kF32 or kBF16. Throws kResourceExhausted.
+  // dtype is kF32, kBF16 or kI8. Throws kResourceExhausted, and kUnsupported for heads that are too
+  // large for kI8.
   KvCache(Backend& backend, int64_t num_layers, int64_t num_blocks, int64_t block_size,
           int64_t num_kv_heads, int64_t head_dim, DType dtype);
 

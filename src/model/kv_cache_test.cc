@@ -3,15 +3,17 @@
 #include <gtest/gtest.h>
 
 #include "backend/make_backend.h"
+#include "nibble/error.h"
 
 namespace nibble {
 namespace {
 
 TEST(KvCache, LaysTheLayersOutOneAfterAnother) {
   const auto backend = MakeBackend("reference");
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
     const KvCache cache(*backend, 3, 5, 4, 2, 6, dtype);
-    const int64_t layer_bytes = 5 * (2 * 2 * 4 * 6) * DTypeSize(dtype);
+    const int64_t token_bytes = dtype == DType::kI8 ? 16 + 4 : 6 * DTypeSize(dtype);
+    const int64_t layer_bytes = 5 * (2 * 2 * 4) * token_bytes;
     EXPECT_EQ(cache.size_bytes(), 3 * layer_bytes);
     const auto* first = static_cast<const std::byte*>(cache.layer(0).data);
     for (int64_t layer = 0; layer < 3; ++layer) {
@@ -24,6 +26,12 @@ TEST(KvCache, LaysTheLayersOutOneAfterAnother) {
       EXPECT_EQ(pages.dtype, dtype);
     }
   }
+}
+
+TEST(KvCache, RefusesHeadsTooLargeForInt8) {
+  const auto backend = MakeBackend("reference");
+  EXPECT_NO_THROW(KvCache(*backend, 1, 1, 16, 1, 512, DType::kI8));
+  EXPECT_THROW(KvCache(*backend, 1, 1, 16, 1, 514, DType::kI8), Error);
 }
 
 TEST(KvCache, BlocksForRoundsUp) {

@@ -250,14 +250,15 @@ Batch MakePrefillBatch(std::span<const std::vector<int32_t>> sequences, int64_t 
 std::vector<std::vector<TokenScore>> ScoreSequences(Mixtral& model,
                                                     std::span<const std::vector<int32_t>> sequences,
                                                     const ScoringProgress& progress,
-                                                    std::span<const int64_t> first_scored) {
+                                                    std::span<const int64_t> first_scored,
+                                                    DType kv_dtype) {
   const ScoringRun run(model.config(), sequences, first_scored, model.max_tokens());
   std::vector<std::vector<TokenScore>> scores(sequences.size());
   for (size_t i = 0; i < sequences.size(); ++i) {
     const int64_t count = static_cast<int64_t>(sequences[i].size()) - run.FirstScored(i);
     scores[i].resize(static_cast<size_t>(std::max<int64_t>(count, 0)));
   }
-  KvCache kv = model.MakeKvCache(run.num_blocks(), DType::kF32, kBlockSize);
+  KvCache kv = model.MakeKvCache(run.num_blocks(), kv_dtype, kBlockSize);
   const int64_t vocab = model.config().vocab_size;
   Linalg& threads = model.backend().linalg();
   run.ForEachStep(progress, [&](const Batch& batch, std::span<const Target> targets) {
@@ -280,8 +281,8 @@ std::vector<std::vector<TokenScore>> ScoreSequences(Mixtral& model,
 
 Comparison CompareSequences(Mixtral& baseline, Mixtral& model,
                             std::span<const std::vector<int32_t>> sequences,
-                            const ScoringProgress& progress,
-                            std::span<const int64_t> first_scored) {
+                            const ScoringProgress& progress, std::span<const int64_t> first_scored,
+                            DType kv_dtype) {
   const int64_t vocab = model.config().vocab_size;
   if (baseline.config().vocab_size != vocab) {
     throw Error(
@@ -293,7 +294,7 @@ Comparison CompareSequences(Mixtral& baseline, Mixtral& model,
   const ScoringRun run(model.config(), sequences, first_scored,
                        std::min(baseline.max_tokens(), model.max_tokens()));
   KvCache baseline_kv = baseline.MakeKvCache(run.num_blocks(), DType::kF32, kBlockSize);
-  KvCache model_kv = model.MakeKvCache(run.num_blocks(), DType::kF32, kBlockSize);
+  KvCache model_kv = model.MakeKvCache(run.num_blocks(), kv_dtype, kBlockSize);
   std::vector<float> baseline_logits;  // of one step
   std::vector<TokenComparison> tokens;
   Linalg& threads = model.backend().linalg();
@@ -313,11 +314,12 @@ Comparison CompareSequences(Mixtral& baseline, Mixtral& model,
   return SummarizeComparison(tokens);
 }
 
-void SequenceLogits(Mixtral& model, std::span<const int32_t> sequence, const LogitVisitor& visit) {
+void SequenceLogits(Mixtral& model, std::span<const int32_t> sequence, const LogitVisitor& visit,
+                    DType kv_dtype) {
   const int64_t length = static_cast<int64_t>(sequence.size());
   std::vector<int32_t> blocks(static_cast<size_t>(BlocksFor(length, kBlockSize)));
   std::iota(blocks.begin(), blocks.end(), 0);
-  KvCache kv = model.MakeKvCache(static_cast<int64_t>(blocks.size()), DType::kF32, kBlockSize);
+  KvCache kv = model.MakeKvCache(static_cast<int64_t>(blocks.size()), kv_dtype, kBlockSize);
   for (int64_t first = 0; first < length; first += model.max_tokens()) {
     ThrowIfInterrupted();
     const int64_t count = std::min(model.max_tokens(), length - first);

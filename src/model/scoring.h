@@ -31,7 +31,8 @@ using ScoringProgress = std::function<void(int64_t tokens)>;
 std::vector<std::vector<TokenScore>> ScoreSequences(Mixtral& model,
                                                     std::span<const std::vector<int32_t>> sequences,
                                                     const ScoringProgress& progress = nullptr,
-                                                    std::span<const int64_t> first_scored = {});
+                                                    std::span<const int64_t> first_scored = {},
+                                                    DType kv_dtype = DType::kF32);
 
 // How a model's predictions differ from those of a baseline, over the same tokens. Standard errors
 // take tokens as independent.
@@ -51,14 +52,17 @@ struct Comparison {
 };
 
 // Both models must have the same vocabulary (kInvalidArgument); they may be on different backends.
+// `kv_dtype` is that of the model's cache; the baseline keeps its own in float.
 Comparison CompareSequences(Mixtral& baseline, Mixtral& model,
                             std::span<const std::vector<int32_t>> sequences,
                             const ScoringProgress& progress = nullptr,
-                            std::span<const int64_t> first_scored = {});
+                            std::span<const int64_t> first_scored = {},
+                            DType kv_dtype = DType::kF32);
 
 // All logits [n, vocab] of one sequence of n tokens, in runs as LogitVisitor has them (`first`
 // counts tokens). Run in steps of at most model.max_tokens().
-void SequenceLogits(Mixtral& model, std::span<const int32_t> sequence, const LogitVisitor& visit);
+void SequenceLogits(Mixtral& model, std::span<const int32_t> sequence, const LogitVisitor& visit,
+                    DType kv_dtype = DType::kF32);
 
 struct Perplexity {
   double nll = 0;             // nats, summed over `tokens`

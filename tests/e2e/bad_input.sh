@@ -98,6 +98,7 @@ refuse_flag 'minmax' "$nibble" quantize "$model" "$scratch/result" --method rtn 
 refuse_flag 'damp' "$nibble" quantize "$model" "$scratch/result" --dampening 0 --calibration demo/calibration.jsonl
 refuse_flag 'calibration' "$nibble" quantize "$model" "$scratch/result"
 refuse_flag 'temperature' "$nibble" generate "$model" --prompt x --temperature -1
+refuse_flag 'bfloat16.*int8' "$nibble" generate "$model" --prompt x --kv-cache-dtype fp4
 refuse_flag 'prompt' "$nibble" generate "$model"
 refuse_flag 'text' "$nibble" perplexity "$model"
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "backend/cpu/kv_store.h"
 #include "backend/cpu/linalg_openblas.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/router.h"
@@ -21,6 +22,10 @@ namespace {
 // Query rows (tokens times heads that share a KV head) that the attention kernel takes at once:
 // enough to pay for copying keys and values out of their pages, few enough to stay in the cache.
 constexpr int64_t kQueryRows = 96;
+
+// Pieces of attention for each thread, at least, if the context is long enough: so that threads
+// that are held up a little end together.
+constexpr int64_t kTasksPerThread = 8;
 
 const CpuWeight& Cast(const Weight* weight) {
   const auto* const cast = dynamic_cast<const CpuWeight*>(weight);
@@ -88,7 +93,6 @@ void CpuBackend::BeginStep(const Batch& batch) {
   NIBBLE_CHECK(batch.starts.front() == 0 && batch.starts.back() == batch.num_tokens());
   batch_ = &batch;
   rope_.Reset();
-  token_sequences_.resize(batch.tokens.size());
   for (int64_t s = 0; s < batch.num_sequences(); ++s) {
     const auto first = static_cast<size_t>(batch.starts[static_cast<size_t>(s)]);
     const auto last = static_cast<size_t>(batch.starts[static_cast<size_t>(s) + 1]);
@@ -96,7 +100,6 @@ void CpuBackend::BeginStep(const Batch& batch) {
     for (size_t t = first; t < last; ++t) {
       // The kernels count positions upwards from the first one of a sequence.
       NIBBLE_CHECK(batch.positions[t] == batch.positions[first] + static_cast<int32_t>(t - first));
-      token_sequences_[t] = static_cast<int32_t>(s);
     }
   }
 }
@@ -132,34 +135,13 @@ void CpuBackend::Normalise(const float* x, const int32_t* rows, int64_t num_rows
   });
 }
 
-void CpuBackend::StoreKeyValue(const KvPages& kv, int64_t token, int64_t sequence, const float* k,
-                               const float* v) const {
-  const int64_t position = batch_->positions[static_cast<size_t>(token)];
-  const int64_t block = batch_->blocks(sequence)[static_cast<size_t>(position / kv.block_size)];
-  NIBBLE_CHECK(block >= 0 && block < kv.num_blocks);
-  for (int64_t kind = 0; kind < 2; ++kind) {
-    const float* from = kind == 0 ? k : v;
-    for (int64_t head = 0; head < kv.num_kv_heads; ++head, from += kv.head_dim) {
-      const int64_t offset = (((block * 2 + kind) * kv.num_kv_heads + head) * kv.block_size +
-                              position % kv.block_size) *
-                             kv.head_dim;
-      if (kv.dtype == DType::kBF16) {
-        auto* const to = static_cast<BFloat16*>(kv.data) + offset;
-        for (int64_t d = 0; d < kv.head_dim; ++d) to[d] = BFloat16(from[d]);
-      } else {
-        std::copy_n(from, kv.head_dim, static_cast<float*>(kv.data) + offset);
-      }
-    }
-  }
-}
-
 void CpuBackend::NormQkvRopeStore(const Activation& x, const AttentionWeights& w, KvPages kv,
                                   Activation& normed, Activation& q) {
   const int64_t q_cols = w.num_heads * w.head_dim;
   const int64_t kv_cols = w.num_kv_heads * w.head_dim;
   NIBBLE_CHECK(batch_ != nullptr && x.rows == batch_->num_tokens());
   NIBBLE_CHECK(kv.num_kv_heads == w.num_kv_heads && kv.head_dim == w.head_dim);
-  NIBBLE_CHECK(kv.dtype == DType::kF32 || kv.dtype == DType::kBF16);
+  NIBBLE_CHECK(kv.dtype == DType::kF32 || kv.dtype == DType::kBF16 || kv.dtype == DType::kI8);
   NIBBLE_CHECK(w.head_dim % 2 == 0);
   NIBBLE_CHECK(static_cast<int64_t>(w.inverse_frequencies.size()) == w.head_dim / 2);
   Resize(normed, x.rows, x.cols);
@@ -183,13 +165,30 @@ void CpuBackend::NormQkvRopeStore(const Activation& x, const AttentionWeights& w
   linear_.Run(tasks);
 
   rope_.Prepare(batch_->positions, w.inverse_frequencies);
-  ForRows(pool_, x.rows, q_cols + 2 * kv_cols, [&](int64_t t) {
-    const float* const cosines = rope_.cosines(t);
-    const float* const sines = rope_.sines(t);
-    kernels_.rotate(q.row(t), w.num_heads, w.head_dim, cosines, sines);
-    kernels_.rotate(k + t * kv_cols, w.num_kv_heads, w.head_dim, cosines, sines);
-    StoreKeyValue(kv, t, token_sequences_[static_cast<size_t>(t)], k + t * kv_cols,
-                  v + t * kv_cols);
+  // Keys of 16 tokens share the lines of a page: tokens that do are left to one thread.
+  page_runs_.clear();
+  for (int64_t s = 0; s < batch_->num_sequences(); ++s) {
+    const int64_t end = batch_->starts[static_cast<size_t>(s) + 1];
+    for (int64_t t = batch_->starts[static_cast<size_t>(s)]; t < end;) {
+      const int64_t slot = batch_->positions[static_cast<size_t>(t)] % kv.block_size;
+      const int64_t count = std::min({end - t, kv.block_size - slot, 16 - slot % 16});
+      page_runs_.push_back({s, t, count});
+      t += count;
+    }
+  }
+  Parallel(pool_, static_cast<int64_t>(page_runs_.size()), [&](int64_t index, int) {
+    const TokenRun& run = page_runs_[static_cast<size_t>(index)];
+    const int64_t first = batch_->positions[static_cast<size_t>(run.first)];
+    const int64_t block = batch_->blocks(run.sequence)[static_cast<size_t>(first / kv.block_size)];
+    NIBBLE_CHECK(block >= 0 && block < kv.num_blocks);
+    for (int64_t t = run.first; t < run.first + run.count; ++t) {
+      const float* const cosines = rope_.cosines(t);
+      const float* const sines = rope_.sines(t);
+      kernels_.rotate(q.row(t), w.num_heads, w.head_dim, cosines, sines);
+      kernels_.rotate(k + t * kv_cols, w.num_kv_heads, w.head_dim, cosines, sines);
+      const int64_t slot = first % kv.block_size + t - run.first;
+      cpu::StoreKeyValue(kv, block, slot, k + t * kv_cols, v + t * kv_cols);
+    }
   });
 }
 
@@ -202,42 +201,89 @@ void CpuBackend::Attention(const Activation& q, KvPages kv, int64_t sliding_wind
   const int64_t tokens_per_block = std::max<int64_t>(1, kQueryRows / heads);
 
   query_blocks_.clear();
+  int64_t num_spans = 0;
   for (int64_t s = 0; s < batch_->num_sequences(); ++s) {
     const int64_t end = batch_->starts[static_cast<size_t>(s) + 1];
     for (int64_t t = batch_->starts[static_cast<size_t>(s)]; t < end; t += tokens_per_block) {
-      query_blocks_.push_back({static_cast<int32_t>(s), static_cast<int32_t>(t),
-                               static_cast<int32_t>(std::min(tokens_per_block, end - t))});
+      QueryBlock& queries = query_blocks_.emplace_back();
+      queries.tokens = {s, t, std::min(tokens_per_block, end - t)};
+      const int64_t position = batch_->positions[static_cast<size_t>(t)];
+      const int64_t oldest = std::max<int64_t>(0, position + 1 - sliding_window);
+      queries.first_span = sliding_window > 0 ? oldest / cpu::kKeySpan : 0;
+      queries.last_span = (position + queries.tokens.count - 1) / cpu::kKeySpan + 1;
+      num_spans += queries.last_span - queries.first_span;
+    }
+  }
+
+  // A task is a query block and a head, with all spans of the context if there are enough of them
+  // for the threads. Otherwise the context is divided too. The last blocks of a prompt see the most
+  // keys: they go first, so that no thread starts on one when the others are done.
+  const auto num_blocks = static_cast<int64_t>(query_blocks_.size());
+  const int64_t wanted = pool_.num_threads() > 1 ? kTasksPerThread * pool_.num_threads() : 1;
+  const bool divide = num_blocks * kv.num_kv_heads < wanted;
+  const int64_t spans_per_task =
+      divide ? std::max<int64_t>(1, num_spans * kv.num_kv_heads / wanted) : num_spans;
+  attention_tasks_.clear();
+  divided_.clear();
+  int64_t partial_floats = 0;
+  for (int64_t b = num_blocks - 1; b >= 0; --b) {
+    const QueryBlock& queries = query_blocks_[static_cast<size_t>(b)];
+    const int64_t spans = queries.last_span - queries.first_span;
+    const int64_t floats_per_span =
+        cpu::AttentionPartialFloats(queries.tokens.count * heads, kv.head_dim);
+    for (int64_t head = 0; head < kv.num_kv_heads; ++head) {
+      AttentionTask task{b, head, queries.first_span, queries.last_span, -1};
+      if (spans <= spans_per_task) {
+        attention_tasks_.push_back(task);
+        continue;
+      }
+      task.partials = partial_floats;
+      divided_.push_back(task);
+      for (int64_t first = queries.first_span; first < queries.last_span; first += spans_per_task) {
+        task.first_span = first;
+        task.last_span = std::min(first + spans_per_task, queries.last_span);
+        task.partials = partial_floats + (first - queries.first_span) * floats_per_span;
+        attention_tasks_.push_back(task);
+      }
+      partial_floats += spans * floats_per_span;
     }
   }
   const int64_t scratch_floats = cpu::AttentionScratchFloats(tokens_per_block * heads, kv.head_dim);
   for (auto& scratch : attention_scratch_) scratch.Get<float>(scratch_floats);
+  float* const partials = attention_partials_.Get<float>(partial_floats);
 
-  const auto num_blocks = static_cast<int64_t>(query_blocks_.size());
-  Parallel(pool_, num_blocks * kv.num_kv_heads, [&](int64_t index, int thread) {
-    // The last blocks of a prompt see the most keys: they go first, so that no thread starts on one
-    // when the others are done.
-    const QueryBlock& queries =
-        query_blocks_[static_cast<size_t>(num_blocks - 1 - index / kv.num_kv_heads)];
-    const int64_t head = index % kv.num_kv_heads;
-    const int64_t offset = queries.first_token * q.cols + head * heads * kv.head_dim;
+  const auto make = [&](const AttentionTask& task, int thread) {
+    const QueryBlock& queries = query_blocks_[static_cast<size_t>(task.query_block)];
+    const int64_t offset = queries.tokens.first * q.cols + task.head * heads * kv.head_dim;
     cpu::AttentionBlock block{};
     block.q = q.data() + offset;
     block.out = out.data() + offset;
     block.stride = q.cols;
-    block.num_tokens = queries.num_tokens;
+    block.num_tokens = queries.tokens.count;
     block.heads_per_kv_head = heads;
     block.head_dim = kv.head_dim;
-    block.first_position = batch_->positions[static_cast<size_t>(queries.first_token)];
+    block.first_position = batch_->positions[static_cast<size_t>(queries.tokens.first)];
     block.sliding_window = sliding_window;
-    block.blocks = batch_->blocks(queries.sequence).data();
+    block.blocks = batch_->blocks(queries.tokens.sequence).data();
     block.block_size = kv.block_size;
-    block.pages = kv.data;
-    block.bf16 = kv.dtype == DType::kBF16;
-    block.block_stride = kv.elements_per_block();
-    block.key_offset = head * kv.block_size * kv.head_dim;
-    block.value_offset = (kv.num_kv_heads + head) * kv.block_size * kv.head_dim;
+    block.pages = static_cast<const char*>(kv.data);
+    block.type = kv.dtype == DType::kF32    ? cpu::PageType::kFloat
+                 : kv.dtype == DType::kBF16 ? cpu::PageType::kBf16
+                                            : cpu::PageType::kInt8;
+    block.block_bytes = kv.bytes_per_block();
+    block.key_part = kv.key_part(task.head);
+    block.value_part = kv.value_part(task.head);
+    block.first_span = task.first_span;
+    block.last_span = task.last_span;
+    block.partials = task.partials >= 0 ? partials + task.partials : nullptr;
     block.scratch = attention_scratch_[static_cast<size_t>(thread)].Get<float>(scratch_floats);
-    kernels_.attend(block);
+    return block;
+  };
+  Parallel(pool_, static_cast<int64_t>(attention_tasks_.size()), [&](int64_t index, int thread) {
+    kernels_.attend(make(attention_tasks_[static_cast<size_t>(index)], thread));
+  });
+  Parallel(pool_, static_cast<int64_t>(divided_.size()), [&](int64_t index, int thread) {
+    kernels_.fold_spans(make(divided_[static_cast<size_t>(index)], thread));
   });
 }
 

@@ -48,17 +48,28 @@ class CpuBackend final : public Backend {
   Linalg& linalg() override;
 
  private:
-  // Query rows of one sequence that one call of the attention kernel takes, for one KV head.
+  struct TokenRun {
+    int64_t sequence;
+    int64_t first;  // token of the batch
+    int64_t count;
+  };
+  // Query rows that one call of the attention kernel takes, for one KV head, and the spans of the
+  // context that they see.
   struct QueryBlock {
-    int32_t sequence;
-    int32_t first_token;  // of the batch
-    int32_t num_tokens;
+    TokenRun tokens;
+    int64_t first_span;
+    int64_t last_span;
+  };
+  struct AttentionTask {
+    int64_t query_block;
+    int64_t head;
+    int64_t first_span;
+    int64_t last_span;
+    int64_t partials;  // where the partial results go; -1: the task has all spans
   };
 
   void Normalise(const float* x, const int32_t* rows, int64_t num_rows, int64_t cols,
                  const Weight* norm, float eps, float* out);
-  void StoreKeyValue(const KvPages& kv, int64_t token, int64_t sequence, const float* k,
-                     const float* v) const;
 
   const cpu::InstructionSet& set_;
   const cpu::Kernels& kernels_;
@@ -69,13 +80,15 @@ class CpuBackend final : public Backend {
 
   const Batch* batch_ = nullptr;
   cpu::RopeTable rope_;
-  std::vector<int32_t> token_sequences_;  // of each token of the batch
+  std::vector<TokenRun> page_runs_;
   std::vector<QueryBlock> query_blocks_;
+  std::vector<AttentionTask> attention_tasks_;
+  std::vector<AttentionTask> divided_;  // whose spans are divided: to be folded
   std::vector<cpu::LinearTask> tasks_;
   std::vector<int32_t> slots_by_token_;          // experts increasing inside a token
   std::vector<int32_t> slot_starts_;             // [num_tokens + 1]
   std::vector<cpu::Scratch> attention_scratch_;  // one a thread
-  cpu::Scratch keys_, values_, slot_results_, normed_;
+  cpu::Scratch keys_, values_, attention_partials_, slot_results_, normed_;
 };
 
 }  // namespace nibble

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "backend/cpu/attention-inl.h"
+#include "backend/cpu/attention_int8-inl.h"
 #include "backend/cpu/dense-inl.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/packed-inl.h"
@@ -8,6 +9,18 @@
 #include "backend/cpu/rows-inl.h"
 
 namespace nibble::cpu {
+
+template <typename Isa>
+void AttendKernel(const AttentionBlock& block) {
+  switch (block.type) {
+    case PageType::kFloat:
+      return Attend<Isa, float>(block).Run();
+    case PageType::kBf16:
+      return Attend<Isa, uint16_t>(block).Run();
+    case PageType::kInt8:
+      return AttendInt8<Isa>(block).Run();
+  }
+}
 
 template <typename Isa>
 constexpr Kernels MakeKernels() {
@@ -22,6 +35,7 @@ constexpr Kernels MakeKernels() {
   kernels.accumulate = Accumulate<Isa>;
   kernels.rotate = Rotate<Isa>;
   kernels.attend = AttendKernel<Isa>;
+  kernels.fold_spans = FoldSpansKernel<Isa>;
   kernels.read_memory = ReadMemory<Isa>;
   kernels.multiply_add = MultiplyAdd<Isa>;
   kernels.dot_bytes = DotBytes<Isa>;

@@ -19,6 +19,7 @@ namespace nibble::cpu {
 inline constexpr int64_t kTileRows = 64;     // output rows that lie together in a weight tile
 inline constexpr int64_t kDenseBlock = 128;  // columns summed from zero before joining the total
 inline constexpr int64_t kKeyBlock = 64;     // keys that attention takes at once, by position
+inline constexpr int64_t kKeySpan = 512;     // keys between two partial results, by position
 inline constexpr int64_t kMaxPackedBlock = 128;  // columns of a packed block, at most
 
 // Tiles that one call walks side by side, at most: the activations of a block are read once for all
@@ -73,9 +74,12 @@ struct FixedPointRows {
   int64_t stride;  // rows that lie together, of which a call may use some
 };
 
-// A block of queries of one sequence that share a KV head. Element (i, j) of the queries, token i
-// of num_tokens and head j of heads_per_kv_head, starts at q + i * stride + j * head_dim; out
-// likewise.
+enum class PageType { kFloat, kBf16, kInt8 };
+
+// A block of queries of one sequence that share a KV head, and the spans of the context that they
+// are to attend to. Element (i, j) of the queries, token i of num_tokens and head j of
+// heads_per_kv_head, starts at q + i * stride + j * head_dim; out likewise. The pages are as
+// KvPages documents them.
 struct AttentionBlock {
   const float* q;
   float* out;
@@ -83,17 +87,21 @@ struct AttentionBlock {
   int64_t num_tokens;
   int64_t heads_per_kv_head;
   int64_t head_dim;
-  int64_t
-      first_position;  // of token 0; token i sees the keys of positions up to first_position + i
+  int64_t first_position;  // of token 0; token i sees the keys of positions up to
+                           // first_position + i
   int64_t sliding_window;  // ... of which the last so many; 0: all
   const int32_t* blocks;   // KV blocks of the sequence
   int64_t block_size;
-  const void* pages;
-  bool bf16;             // else float
-  int64_t block_stride;  // elements from one KV block to the next
-  int64_t key_offset;    // of slot 0 of this head inside a block, in elements
-  int64_t value_offset;
-  float* scratch;  // AttentionScratchFloats() floats
+  const char* pages;
+  PageType type;
+  int64_t block_bytes;  // from one KV block to the next
+  int64_t key_part;     // of this head inside a block, in bytes
+  int64_t value_part;
+  int64_t first_span;  // spans [first_span, last_span) of the context
+  int64_t last_span;
+  float* partials;  // of each span, AttentionPartialFloats(); null: the spans are all that the
+                    // queries see, and the result goes to `out`
+  float* scratch;   // AttentionScratchFloats() floats
 };
 
 struct Kernels {
@@ -131,6 +139,8 @@ struct Kernels {
                  const float* sines);
 
   void (*attend)(const AttentionBlock& block);
+  // out = what the partial results of all spans amount to, whoever computed them; they are used up.
+  void (*fold_spans)(const AttentionBlock& block);
 
   // For measuring the machine. The results only keep the work from being optimised away.
   uint64_t (*read_memory)(const void* data, int64_t bytes);
@@ -142,10 +152,17 @@ struct Kernels {
 
 inline constexpr int64_t kTileScratchBytes = kDenseBlock * kTileRows * 4;
 
-// Keys and values of a block, scores, sums and two figures a row.
+// What a span gave each row: a sum for each element of the head, the largest score and the total.
+constexpr int64_t AttentionPartialFloats(int64_t rows, int64_t head_dim) {
+  return rows * ((head_dim + kTileRows - 1) / kTileRows * kTileRows + 2);
+}
+
+// Scores, keys and values of a block, two partial results; queries and probabilities in fixed point
+// with a scale and a sum each.
 constexpr int64_t AttentionScratchFloats(int64_t rows, int64_t head_dim) {
   const int64_t padded = (head_dim + kTileRows - 1) / kTileRows * kTileRows;
-  return kKeyBlock * (head_dim + 15 + padded) + rows * (kKeyBlock + padded + 3);
+  return rows * kKeySpan + 2 * kKeyBlock * padded + 2 * AttentionPartialFloats(rows, head_dim) +
+         rows * (padded / 2 + kKeySpan / 2 + 4) + 2 * kKeySpan;
 }
 
 }  // namespace nibble::cpu

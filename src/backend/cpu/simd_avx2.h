@@ -112,6 +112,9 @@ struct Avx2 {
   static NIBBLE_INLINE I MaxI(I a, I b) {
     return {_mm256_max_epi32(a.lo, b.lo), _mm256_max_epi32(a.hi, b.hi)};
   }
+  static NIBBLE_INLINE I AndI(I a, I b) {
+    return {_mm256_and_si256(a.lo, b.lo), _mm256_and_si256(a.hi, b.hi)};
+  }
   template <int kBits>
   static NIBBLE_INLINE I ShiftLeft(I a) {
     return {_mm256_slli_epi32(a.lo, kBits), _mm256_slli_epi32(a.hi, kBits)};
@@ -199,47 +202,18 @@ struct Avx2 {
     return {half(sum.lo, w0.lo, w1.lo), half(sum.hi, w0.hi, w1.hi)};
   }
 
-  static NIBBLE_INLINE void Transpose(F (&rows)[16]) {
-    __m256 block[8];
-    for (int i = 0; i < 8; ++i) block[i] = rows[i].lo;
-    Transpose8(block);
-    __m256 other[8];
-    for (int i = 0; i < 8; ++i) other[i] = rows[8 + i].lo;
-    Transpose8(other);
-    __m256 third[8];
-    for (int i = 0; i < 8; ++i) third[i] = rows[i].hi;
-    Transpose8(third);
-    __m256 fourth[8];
-    for (int i = 0; i < 8; ++i) fourth[i] = rows[8 + i].hi;
-    Transpose8(fourth);
-    for (int i = 0; i < 8; ++i) {
-      rows[i] = {block[i], other[i]};
-      rows[8 + i] = {third[i], fourth[i]};
-    }
-  }
-
- private:
-  static NIBBLE_INLINE void Transpose8(__m256 (&rows)[8]) {
-    __m256 pairs[8];
-    NIBBLE_UNROLL
-    for (int i = 0; i < 8; i += 2) {
-      pairs[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
-      pairs[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
-    }
-    NIBBLE_UNROLL
-    for (int i = 0; i < 8; i += 4) {
-      rows[i] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0x44);
-      rows[i + 1] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0xee);
-      rows[i + 2] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
-      rows[i + 3] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xee);
-    }
-    NIBBLE_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      const __m256 low = _mm256_permute2f128_ps(rows[i], rows[4 + i], 0x20);
-      const __m256 high = _mm256_permute2f128_ps(rows[i], rows[4 + i], 0x31);
-      rows[i] = low;
-      rows[4 + i] = high;
-    }
+  // The same for any bytes: as words, since pairs of products may not fit 16 bits.
+  static NIBBLE_INLINE I DotBytes(I sum, B w, const int8_t* x) {
+    const __m256i both = Four(x);
+    const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(both, 8), 8);
+    const __m256i odd = _mm256_srai_epi16(both, 8);
+    const auto half = [&](__m256i total, __m256i bytes) {
+      const __m256i low = _mm256_and_si256(bytes, _mm256_set1_epi16(0x00ff));
+      const __m256i high = _mm256_srli_epi16(bytes, 8);
+      return _mm256_add_epi32(
+          total, _mm256_add_epi32(_mm256_madd_epi16(low, even), _mm256_madd_epi16(high, odd)));
+    };
+    return {half(sum.lo, w.lo), half(sum.hi, w.hi)};
   }
 };
 

@@ -72,6 +72,7 @@ struct Avx512 {
   static NIBBLE_INLINE I AddI(I a, I b) { return _mm512_add_epi32(a, b); }
   static NIBBLE_INLINE I MulI(I a, I b) { return _mm512_mullo_epi32(a, b); }
   static NIBBLE_INLINE I MaxI(I a, I b) { return _mm512_max_epi32(a, b); }
+  static NIBBLE_INLINE I AndI(I a, I b) { return _mm512_and_si512(a, b); }
   template <int kBits>
   static NIBBLE_INLINE I ShiftLeft(I a) {
     return _mm512_slli_epi32(a, kBits);
@@ -115,39 +116,8 @@ struct Avx512 {
   static NIBBLE_INLINE I DotPair(I sum, B w0, B w1, const int8_t* x) {
     return Dot(Dot(sum, w0, x), w1, x + 4);
   }
-
-  static NIBBLE_INLINE void Transpose(F (&rows)[16]) {
-    __m512 pairs[16];
-    NIBBLE_UNROLL
-    for (int i = 0; i < 16; i += 2) {
-      pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
-      pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
-    }
-    NIBBLE_UNROLL
-    for (int i = 0; i < 16; i += 4) {  // now rows[i + j] holds columns j, 4 + j, ... of rows i..i+3
-      rows[i] = Double(_mm512_unpacklo_pd(Double(pairs[i]), Double(pairs[i + 2])));
-      rows[i + 1] = Double(_mm512_unpackhi_pd(Double(pairs[i]), Double(pairs[i + 2])));
-      rows[i + 2] = Double(_mm512_unpacklo_pd(Double(pairs[i + 1]), Double(pairs[i + 3])));
-      rows[i + 3] = Double(_mm512_unpackhi_pd(Double(pairs[i + 1]), Double(pairs[i + 3])));
-    }
-    NIBBLE_UNROLL
-    for (int j = 0; j < 4; ++j) {
-      const __m512 a = _mm512_shuffle_f32x4(rows[j], rows[4 + j], 0x44);
-      const __m512 b = _mm512_shuffle_f32x4(rows[8 + j], rows[12 + j], 0x44);
-      const __m512 c = _mm512_shuffle_f32x4(rows[j], rows[4 + j], 0xee);
-      const __m512 d = _mm512_shuffle_f32x4(rows[8 + j], rows[12 + j], 0xee);
-      pairs[j] = _mm512_shuffle_f32x4(a, b, 0x88);
-      pairs[4 + j] = _mm512_shuffle_f32x4(a, b, 0xdd);
-      pairs[8 + j] = _mm512_shuffle_f32x4(c, d, 0x88);
-      pairs[12 + j] = _mm512_shuffle_f32x4(c, d, 0xdd);
-    }
-    NIBBLE_UNROLL
-    for (int i = 0; i < 16; ++i) rows[i] = pairs[i];
-  }
-
- private:
-  static NIBBLE_INLINE __m512d Double(__m512 a) { return _mm512_castps_pd(a); }
-  static NIBBLE_INLINE __m512 Double(__m512d a) { return _mm512_castpd_ps(a); }
+  // Dot for any bytes, not only nibbles.
+  static NIBBLE_INLINE I DotBytes(I sum, B w, const int8_t* x) { return Dot(sum, w, x); }
 };
 
 }  // namespace nibble::cpu

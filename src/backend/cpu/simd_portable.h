@@ -121,6 +121,9 @@ struct Portable {
   static NIBBLE_INLINE I MaxI(I a, I b) {
     return MapI([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
   }
+  static NIBBLE_INLINE I AndI(I a, I b) {
+    return MapI([&](int i) { return a.lane[i] & b.lane[i]; });
+  }
   template <int kBits>
   static NIBBLE_INLINE I ShiftLeft(I a) {
     return MapI(
@@ -194,17 +197,8 @@ struct Portable {
   static NIBBLE_INLINE I DotPair(I sum, B w0, B w1, const int8_t* x) {
     return Dot(Dot(sum, w0, x), w1, x + 4);
   }
-
-  // Turns rows[i] lane j into rows[j] lane i.
-  static NIBBLE_INLINE void Transpose(F (&rows)[16]) {
-    for (int i = 0; i < 16; ++i) {
-      for (int j = 0; j < i; ++j) {
-        const float lower = rows[i].lane[j];
-        rows[i].lane[j] = rows[j].lane[i];
-        rows[j].lane[i] = lower;
-      }
-    }
-  }
+  // Dot for any bytes, not only nibbles.
+  static NIBBLE_INLINE I DotBytes(I sum, B w, const int8_t* x) { return Dot(sum, w, x); }
 };
 
 }  // namespace nibble::cpu

@@ -84,27 +84,64 @@ void Rotate(float* heads, int64_t num_heads, int64_t head_dim, int32_t position,
   }
 }
 
-// Where element d = 0 of (block, kind, head, slot) lies, counted in elements.
-int64_t PageOffset(const KvPages& kv, int64_t block, int64_t kind, int64_t head, int64_t slot) {
-  NIBBLE_CHECK(block >= 0 && block < kv.num_blocks);
-  return (((block * 2 + kind) * kv.num_kv_heads + head) * kv.block_size + slot) * kv.head_dim;
-}
-
-void StoreToPage(const KvPages& kv, int64_t offset, const float* values) {
-  for (int64_t d = 0; d < kv.head_dim; ++d) {
-    if (kv.dtype == DType::kBF16) {
-      static_cast<BFloat16*>(kv.data)[offset + d] = BFloat16(values[d]);
-    } else {
-      static_cast<float*>(kv.data)[offset + d] = values[d];
-    }
+// The key or value of one head and token in its page.
+class PageRow {
+ public:
+  PageRow(const KvPages& kv, int64_t block, bool key, int64_t head, int64_t slot)
+      : kv_(kv), key_(key), slot_(slot) {
+    NIBBLE_CHECK(block >= 0 && block < kv.num_blocks);
+    NIBBLE_CHECK(kv.dtype == DType::kF32 || kv.dtype == DType::kBF16 || kv.dtype == DType::kI8);
+    part_ = static_cast<std::byte*>(kv.data) + block * kv.bytes_per_block() +
+            (key ? kv.key_part(head) : kv.value_part(head));
   }
-}
 
-double LoadFromPage(const KvPages& kv, int64_t offset) {
-  return kv.dtype == DType::kBF16
-             ? static_cast<double>(static_cast<float>(static_cast<BFloat16*>(kv.data)[offset]))
-             : static_cast<double>(static_cast<float*>(kv.data)[offset]);
-}
+  void Store(const float* values) const {
+    float largest = 0;
+    bool finite = true;
+    for (int64_t d = 0; d < kv_.head_dim; ++d) {
+      largest = std::max(largest, std::abs(values[d]));
+      finite = finite && std::isfinite(values[d]);
+    }
+    float scale = largest / 127.0f;
+    if (scale < 1e-37f) scale = 0;
+    if (!finite) scale = std::numeric_limits<float>::quiet_NaN();
+    for (int64_t d = 0; d < kv_.head_dim; ++d) {
+      if (kv_.dtype == DType::kI8) {
+        const float code = scale > 0 ? std::nearbyint(values[d] / scale) : 0.0f;
+        *At<uint8_t>(Offset(d)) = static_cast<uint8_t>(128 + static_cast<int>(code));
+      } else if (kv_.dtype == DType::kBF16) {
+        *At<BFloat16>(Offset(d)) = BFloat16(values[d]);
+      } else {
+        *At<float>(Offset(d)) = values[d];
+      }
+    }
+    if (kv_.dtype == DType::kI8) *At<float>(kv_.scale_offset(slot_)) = scale;
+  }
+
+  double operator[](int64_t d) const {
+    if (kv_.dtype == DType::kI8) {
+      const int code = static_cast<int>(*At<uint8_t>(Offset(d))) - 128;
+      return code * static_cast<double>(*At<float>(kv_.scale_offset(slot_)));
+    }
+    return static_cast<double>(kv_.dtype == DType::kBF16
+                                   ? static_cast<float>(*At<BFloat16>(Offset(d)))
+                                   : *At<float>(Offset(d)));
+  }
+
+ private:
+  int64_t Offset(int64_t d) const {
+    return key_ ? kv_.key_offset(slot_, d) : kv_.value_offset(slot_, d);
+  }
+  template <typename T>
+  T* At(int64_t offset) const {
+    return reinterpret_cast<T*>(part_ + offset);
+  }
+
+  const KvPages& kv_;
+  bool key_;
+  int64_t slot_;
+  std::byte* part_;
+};
 
 // Sets the shape of an output, within the capacity it was made with.
 void Resize(Activation& x, int64_t rows, int64_t cols) {
@@ -234,8 +271,8 @@ void ReferenceBackend::NormQkvRopeStore(const Activation& x, const AttentionWeig
       const int64_t block = blocks[static_cast<size_t>(position / kv.block_size)];
       const int64_t slot = position % kv.block_size;
       for (int64_t head = 0; head < w.num_kv_heads; ++head) {
-        StoreToPage(kv, PageOffset(kv, block, 0, head, slot), k.data() + head * w.head_dim);
-        StoreToPage(kv, PageOffset(kv, block, 1, head, slot), v.data() + head * w.head_dim);
+        PageRow(kv, block, true, head, slot).Store(k.data() + head * w.head_dim);
+        PageRow(kv, block, false, head, slot).Store(v.data() + head * w.head_dim);
       }
     }
   }
@@ -262,18 +299,18 @@ void ReferenceBackend::Attention(const Activation& q, KvPages kv, int64_t slidin
       for (int64_t head = 0; head < num_heads; ++head) {
         const int64_t kv_head = head / heads_per_kv_head;
         const float* query = q.row(t) + head * head_dim;
-        const auto offset = [&](int64_t kind, int64_t p) {
-          return PageOffset(kv, blocks[static_cast<size_t>(p / kv.block_size)], kind, kv_head,
-                            p % kv.block_size);
+        const auto row = [&](bool key, int64_t p) {
+          return PageRow(kv, blocks[static_cast<size_t>(p / kv.block_size)], key, kv_head,
+                         p % kv.block_size);
         };
 
         scores.assign(static_cast<size_t>(position + 1 - first), 0.0);
         double largest = -std::numeric_limits<double>::infinity();
         for (int64_t p = first; p <= position; ++p) {
-          const int64_t key = offset(0, p);
+          const PageRow key = row(true, p);
           double dot = 0;
           for (int64_t d = 0; d < head_dim; ++d) {
-            dot += static_cast<double>(query[d]) * LoadFromPage(kv, key + d);
+            dot += static_cast<double>(query[d]) * key[d];
           }
           scores[static_cast<size_t>(p - first)] = dot * scale;
           largest = std::max(largest, dot * scale);
@@ -282,10 +319,10 @@ void ReferenceBackend::Attention(const Activation& q, KvPages kv, int64_t slidin
         for (double& score : scores) total += score = std::exp(score - largest);
         std::fill(sum.begin(), sum.end(), 0.0);
         for (int64_t p = first; p <= position; ++p) {
-          const int64_t value = offset(1, p);
+          const PageRow value = row(false, p);
           const double weight = scores[static_cast<size_t>(p - first)] / total;
           for (int64_t d = 0; d < head_dim; ++d) {
-            sum[static_cast<size_t>(d)] += weight * LoadFromPage(kv, value + d);
+            sum[static_cast<size_t>(d)] += weight * value[d];
           }
         }
         for (int64_t d = 0; d < head_dim; ++d) {
