@@ -64,6 +64,9 @@ class Backend {
   // Repacks once into the backend's layout. Throws kUnsupported for a format it cannot run.
   virtual std::unique_ptr<Weight> Prepare(const WeightView& weight, Role role) = 0;
 
+  // Null where prepared weights cannot be kept in a file.
+  virtual const WeightLayout* weight_layout() const { return nullptr; }
+
   virtual void Upload(std::span<const float> host,
                       Activation& x) = 0;  // host.size() == rows * cols
   virtual void Download(const Activation& x, std::span<float> host) = 0;

@@ -28,6 +28,7 @@ class CpuBackend final : public Backend {
   std::string_view name() const override { return name_; }
   Buffer Allocate(int64_t bytes) override;
   std::unique_ptr<Weight> Prepare(const WeightView& weight, Role role) override;
+  const WeightLayout* weight_layout() const override { return &weight_layout_; }
   void Upload(std::span<const float> host, Activation& x) override;
   void Download(const Activation& x, std::span<float> host) override;
   void BeginStep(const Batch& batch) override;
@@ -74,6 +75,7 @@ class CpuBackend final : public Backend {
   const cpu::InstructionSet& set_;
   const cpu::Kernels& kernels_;
   ThreadPool pool_;
+  cpu::CpuWeightLayout weight_layout_;
   std::string name_;
   cpu::LinearRunner linear_;
   std::unique_ptr<Linalg> linalg_;  // made when first asked for

@@ -37,36 +37,80 @@ void TileMatrix(const From* values, int64_t rows, int64_t cols, To* tiles, Threa
   });
 }
 
-CpuWeight::Layout MakeDense(const TensorView& view, int64_t rows, int64_t cols, ThreadPool& pool) {
-  DenseLayout layout;
-  layout.bf16 = view.dtype() == DType::kBF16;
-  const int64_t elements = (rows + kTileRows - 1) / kTileRows * kTileRows * cols;
-  layout.tiles = AllocateHostMemory(elements * (layout.bf16 ? 2 : 4));
-  if (layout.bf16) {
-    TileMatrix(view.As<BFloat16>().data(), rows, cols, static_cast<uint16_t*>(layout.tiles.data()),
-               pool, [](BFloat16 value) { return value.bits(); });
-  } else if (view.dtype() == DType::kF16) {
-    TileMatrix(view.As<Float16>().data(), rows, cols, static_cast<float*>(layout.tiles.data()),
-               pool, [](Float16 value) { return static_cast<float>(value); });
-  } else {
-    TileMatrix(view.As<float>().data(), rows, cols, static_cast<float*>(layout.tiles.data()), pool,
-               [](float value) { return value; });
-  }
-  return layout;
+bool IsTable(Role role) { return role == Role::kNorm || role == Role::kEmbedding; }
+
+// What a weight becomes, told by the shapes and types of its view alone (and its group index).
+struct WeightPlan {
+  int64_t rows = 0;
+  int64_t cols = 0;
+  CpuWeight::Layout layout;     // its buffer is still empty
+  int64_t bytes = 0;            // of that buffer
+  std::vector<int32_t> groups;  // of each block, if packed
+};
+
+const Buffer& BufferOf(const CpuWeight::Layout& layout) {
+  if (const auto* table = std::get_if<RowTable>(&layout)) return table->values;
+  if (const auto* dense = std::get_if<DenseLayout>(&layout)) return dense->tiles;
+  return std::get<PackedLayout>(layout).tiles;
 }
 
-CpuWeight::Layout MakeTable(const TensorView& view, Role role) {
-  RowTable table;
-  if (role == Role::kNorm) {
-    table.values = AllocateHostMemory(view.num_elements() * 4);
+Buffer& BufferOf(CpuWeight::Layout& layout) {
+  return const_cast<Buffer&>(BufferOf(std::as_const(layout)));
+}
+
+WeightPlan PlanDense(const TensorView& view, Role role) {
+  if (view.dtype() != DType::kBF16 && view.dtype() != DType::kF16 && view.dtype() != DType::kF32) {
+    throw Error(ErrorCode::kUnsupported, "weight of type " + std::string(DTypeName(view.dtype())) +
+                                             ": the cpu backend runs BF16, F16 and F32");
+  }
+  const int rank = view.shape().rank();
+  NIBBLE_CHECK(rank == 1 || rank == 2);
+  WeightPlan plan;
+  plan.cols = view.shape()[rank - 1];
+  plan.rows = rank == 1 ? 1 : view.shape()[0];
+  if (IsTable(role)) {
+    RowTable table;
+    table.dtype = role == Role::kNorm ? DType::kF32 : view.dtype();
+    plan.bytes = plan.rows * plan.cols * DTypeSize(table.dtype);
+    plan.layout = std::move(table);
+  } else {
+    DenseLayout dense;
+    dense.bf16 = view.dtype() == DType::kBF16;
+    plan.bytes =
+        (plan.rows + kTileRows - 1) / kTileRows * kTileRows * plan.cols * (dense.bf16 ? 2 : 4);
+    plan.layout = std::move(dense);
+  }
+  return plan;
+}
+
+void FillDense(const TensorView& view, const WeightPlan& plan, const DenseLayout& layout,
+               ThreadPool& pool) {
+  void* const tiles = layout.tiles.data();
+  if (layout.bf16) {
+    TileMatrix(view.As<BFloat16>().data(), plan.rows, plan.cols, static_cast<uint16_t*>(tiles),
+               pool, [](BFloat16 value) { return value.bits(); });
+  } else if (view.dtype() == DType::kF16) {
+    TileMatrix(view.As<Float16>().data(), plan.rows, plan.cols, static_cast<float*>(tiles), pool,
+               [](Float16 value) { return static_cast<float>(value); });
+  } else {
+    TileMatrix(view.As<float>().data(), plan.rows, plan.cols, static_cast<float*>(tiles), pool,
+               [](float value) { return value; });
+  }
+}
+
+void FillTable(const TensorView& view, const RowTable& table, ThreadPool& pool) {
+  if (table.dtype != view.dtype()) {  // a norm
     ToFloat(view, std::span(static_cast<float*>(table.values.data()),
                             static_cast<size_t>(view.num_elements())));
-  } else {
-    table.dtype = view.dtype();
-    table.values = AllocateHostMemory(view.size_bytes());
-    std::memcpy(table.values.data(), view.data(), static_cast<size_t>(view.size_bytes()));
+    return;
   }
-  return table;
+  constexpr int64_t kPiece = int64_t{1} << 20;
+  const int64_t bytes = view.size_bytes();
+  pool.ParallelFor((bytes + kPiece - 1) / kPiece, [&](int64_t piece, int) {
+    const int64_t first = piece * kPiece;
+    std::memcpy(static_cast<std::byte*>(table.values.data()) + first, view.data() + first,
+                static_cast<size_t>(std::min(kPiece, bytes - first)));
+  });
 }
 
 // Which group each packed column belongs to, and where the packed columns come from: every group
@@ -186,6 +230,27 @@ void PackRow(const CodeReader& codes, const PackedFormat& format, int64_t row_in
   }
 }
 
+// Four-bit codes in column order: a word of the checkpoint holds columns 8w..8w+7 of a row, and the
+// layout wants the same word with its nibbles in another order. `words` are those of a block, for
+// `rows` rows `stride` words apart. They are gathered first, a line of the cache a row, so that the
+// nibbles of all rows are then moved in one loop without jumps.
+void PackWords(const int32_t* words, int64_t stride, int64_t rows, int64_t words_per_block,
+               uint8_t* out) {
+  alignas(64) uint32_t block[kMaxPackedBlock / 8 * kTileRows];
+  const int64_t count = words_per_block * kTileRows;
+  if (rows < kTileRows) std::fill_n(block, count, 0u);
+  for (int64_t r = 0; r < rows; ++r) {
+    const int32_t* const row = words + r * stride;
+    for (int64_t w = 0; w < words_per_block; ++w) {
+      block[w * kTileRows + r] = static_cast<uint32_t>(row[w]);
+    }
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    block[i] = SpreadNibbles(block[i] & 0xffffu) | SpreadNibbles(block[i] >> 16) << 4;
+  }
+  std::memcpy(out, block, static_cast<size_t>(count * 4));
+}
+
 void CheckFormat(const PackedView& view) {
   if (view.bits != 4 && view.bits != 8) {
     throw Error(ErrorCode::kUnsupported, "packed weight of " + std::to_string(view.bits) +
@@ -202,47 +267,72 @@ void CheckFormat(const PackedView& view) {
   NIBBLE_CHECK(view.packed.num_elements() == view.rows * ((view.cols * view.bits + 31) / 32));
 }
 
-CpuWeight::Layout MakePacked(const PackedView& view, ThreadPool& pool) {
+WeightPlan PlanPacked(const PackedView& view) {
   CheckFormat(view);
-  BlockPlan plan = PlanBlocks(view);
+  BlockPlan blocks = PlanBlocks(view);
   PackedLayout layout;
-  layout.format = plan.format;
+  layout.format = blocks.format;
   PackedFormat& format = layout.format;
   format.nibble_planes = view.bits / 4;
   format.float_scales = view.scales.dtype() != DType::kBF16;
   format.zero_points = view.zero_point.has_value();
+  format.block_bytes = format.nibble_planes * format.block_cols * 32 +
+                       kTileRows * ((format.float_scales ? 4 : 2) + (format.zero_points ? 1 : 0));
+  if (!InOrder(blocks.columns, view.cols)) layout.columns = std::move(blocks.columns);
+
+  WeightPlan plan;
+  plan.rows = view.rows;
+  plan.cols = view.cols;
+  plan.bytes = (view.rows + kTileRows - 1) / kTileRows * layout.format.num_blocks *
+               layout.format.block_bytes;
+  plan.layout = std::move(layout);
+  plan.groups = std::move(blocks.groups);
+  return plan;
+}
+
+void FillPacked(const PackedView& view, const WeightPlan& plan, const PackedLayout& layout,
+                ThreadPool& pool) {
+  const PackedFormat& format = layout.format;
   const int64_t nibble_bytes = format.nibble_planes * format.block_cols * 32;
   const int64_t scale_bytes = kTileRows * (format.float_scales ? 4 : 2);
-  format.block_bytes = nibble_bytes + scale_bytes + (format.zero_points ? kTileRows : 0);
-  if (!InOrder(plan.columns, view.cols)) layout.columns = std::move(plan.columns);
-
+  const int64_t tile_bytes = format.num_blocks * format.block_bytes;
   const int64_t num_groups = view.scales.shape()[1];
-  const std::vector<float> scales = ToFloat(view.scales);
+  std::vector<float> scales;
+  if (format.float_scales) scales = ToFloat(view.scales);
+  const BFloat16* const short_scales =
+      format.float_scales ? nullptr : view.scales.As<BFloat16>().data();
   std::vector<int8_t> zeros;
   if (format.zero_points) {
     zeros = UnpackZeroPoints(*view.zero_point, view.rows, num_groups, view.bits);
   }
-  const int64_t tile_bytes = format.num_blocks * format.block_bytes;
-  layout.tiles = AllocateHostMemory((view.rows + kTileRows - 1) / kTileRows * tile_bytes);
   const int32_t* const words = view.packed.As<int32_t>().data();
   const int64_t words_per_row = (view.cols * view.bits + 31) / 32;
+  const bool whole_words = view.bits == 4 && layout.columns.empty() &&
+                           format.num_blocks * format.block_cols == view.cols;
 
   ForTiles(pool, view.rows, [&](int64_t index) {
     uint8_t* const tile = static_cast<uint8_t*>(layout.tiles.data()) + index * tile_bytes;
-    const int64_t count = std::min(kTileRows, view.rows - index * kTileRows);
-    for (int64_t r = 0; r < count; ++r) {
-      const int64_t row = index * kTileRows + r;
-      PackRow(CodeReader(view, words + row * words_per_row,
+    const int64_t first = index * kTileRows;
+    const int64_t count = std::min(kTileRows, view.rows - first);
+    for (int64_t r = 0; r < count && !whole_words; ++r) {
+      PackRow(CodeReader(view, words + (first + r) * words_per_row,
                          layout.columns.empty() ? nullptr : &layout.columns),
               format, r, tile);
-      for (int64_t block = 0; block < format.num_blocks; ++block) {
+    }
+    for (int64_t block = 0; block < format.num_blocks; ++block) {
+      uint8_t* const out = tile + block * format.block_bytes;
+      if (whole_words) {
+        PackWords(words + first * words_per_row + block * format.block_cols / 8, words_per_row,
+                  count, format.block_cols / 8, out);
+      }
+      uint8_t* const tail = out + nibble_bytes;
+      for (int64_t r = 0; r < count; ++r) {
         const auto at =
-            static_cast<size_t>(row * num_groups + plan.groups[static_cast<size_t>(block)]);
-        uint8_t* const tail = tile + block * format.block_bytes + nibble_bytes;
+            static_cast<size_t>((first + r) * num_groups + plan.groups[static_cast<size_t>(block)]);
         if (format.float_scales) {
           std::memcpy(tail + r * 4, &scales[at], 4);
         } else {
-          const uint16_t bits = BFloat16(scales[at]).bits();
+          const uint16_t bits = short_scales[at].bits();
           std::memcpy(tail + r * 2, &bits, 2);
         }
         if (format.zero_points) {
@@ -251,40 +341,68 @@ CpuWeight::Layout MakePacked(const PackedView& view, ThreadPool& pool) {
       }
     }
   });
-  return layout;
+}
+
+WeightPlan PlanWeight(const WeightView& view, Role role) {
+  const auto* const packed = std::get_if<PackedView>(&view);
+  if (packed == nullptr) return PlanDense(std::get<TensorView>(view), role);
+  if (!IsTable(role)) return PlanPacked(*packed);
+  // Rows are looked up, not multiplied: they are kept dense.
+  WeightPlan plan;
+  plan.rows = packed->rows;
+  plan.cols = packed->cols;
+  plan.bytes = plan.rows * plan.cols * 4;
+  plan.layout = RowTable();
+  return plan;
 }
 
 }  // namespace
 
 int64_t CpuWeight::size_bytes() const {
-  if (const auto* table = std::get_if<RowTable>(&layout_)) return table->values.size_bytes();
-  if (const auto* dense = std::get_if<DenseLayout>(&layout_)) return dense->tiles.size_bytes();
-  const auto& packed = std::get<PackedLayout>(layout_);
-  return packed.tiles.size_bytes() + static_cast<int64_t>(packed.columns.size() * sizeof(int32_t));
+  const auto* const packed = std::get_if<PackedLayout>(&layout_);
+  return BufferOf(layout_).size_bytes() +
+         (packed == nullptr ? 0 : static_cast<int64_t>(packed->columns.size() * sizeof(int32_t)));
 }
 
 std::unique_ptr<CpuWeight> PrepareWeight(const WeightView& view, Role role, ThreadPool& pool) {
-  const bool is_table = role == Role::kNorm || role == Role::kEmbedding;
-  if (const auto* packed = std::get_if<PackedView>(&view)) {
-    if (is_table) {  // rows are looked up, not multiplied: keep them dense
-      const Tensor dense =
-          FromFloat(Dequantize(*packed), DType::kF32, Shape{packed->rows, packed->cols});
-      return PrepareWeight(dense.view(), role, pool);
+  WeightPlan plan = PlanWeight(view, role);
+  BufferOf(plan.layout) = AllocateHostMemory(plan.bytes);
+  const auto* const packed = std::get_if<PackedView>(&view);
+  if (const auto* table = std::get_if<RowTable>(&plan.layout)) {
+    if (packed != nullptr) {
+      const Tensor dense = FromFloat(Dequantize(*packed), DType::kF32, Shape{plan.rows, plan.cols});
+      FillTable(dense.view(), *table, pool);
+    } else {
+      FillTable(std::get<TensorView>(view), *table, pool);
     }
-    return std::make_unique<CpuWeight>(packed->rows, packed->cols, MakePacked(*packed, pool));
+  } else if (packed != nullptr) {
+    FillPacked(*packed, plan, std::get<PackedLayout>(plan.layout), pool);
+  } else {
+    FillDense(std::get<TensorView>(view), plan, std::get<DenseLayout>(plan.layout), pool);
   }
-  const TensorView& dense = std::get<TensorView>(view);
-  if (dense.dtype() != DType::kBF16 && dense.dtype() != DType::kF16 &&
-      dense.dtype() != DType::kF32) {
-    throw Error(ErrorCode::kUnsupported, "weight of type " + std::string(DTypeName(dense.dtype())) +
-                                             ": the cpu backend runs BF16, F16 and F32");
-  }
-  const int rank = dense.shape().rank();
-  NIBBLE_CHECK(rank == 1 || rank == 2);
-  const int64_t cols = dense.shape()[rank - 1];
-  const int64_t rows = rank == 1 ? 1 : dense.shape()[0];
-  return std::make_unique<CpuWeight>(
-      rows, cols, is_table ? MakeTable(dense, role) : MakeDense(dense, rows, cols, pool));
+  return std::make_unique<CpuWeight>(plan.rows, plan.cols, std::move(plan.layout));
+}
+
+int64_t CpuWeightLayout::SizeBytes(const WeightView& weight, Role role) const {
+  return PlanWeight(weight, role).bytes;
+}
+
+std::span<const std::byte> CpuWeightLayout::Bytes(const Weight& weight) const {
+  const auto* const cpu_weight = dynamic_cast<const CpuWeight*>(&weight);
+  NIBBLE_CHECK(cpu_weight != nullptr);
+  const Buffer& buffer = BufferOf(cpu_weight->layout());
+  return {static_cast<const std::byte*>(buffer.data()), static_cast<size_t>(buffer.size_bytes())};
+}
+
+std::unique_ptr<Weight> CpuWeightLayout::Adopt(const WeightView& weight, Role role,
+                                               std::span<const std::byte> bytes) const {
+  WeightPlan plan = PlanWeight(weight, role);
+  NIBBLE_CHECK(static_cast<int64_t>(bytes.size()) == plan.bytes);
+  NIBBLE_CHECK(reinterpret_cast<uintptr_t>(bytes.data()) % kAlignment == 0);
+  // Kernels only read weights, so the bytes may lie in a read-only mapping.
+  BufferOf(plan.layout) =
+      Buffer(const_cast<std::byte*>(bytes.data()), plan.bytes, [](void*) { /* borrowed */ });
+  return std::make_unique<CpuWeight>(plan.rows, plan.cols, std::move(plan.layout));
 }
 
 }  // namespace nibble::cpu

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -11,6 +13,11 @@
 #include "base/thread_pool.h"
 
 namespace nibble::cpu {
+
+// The layout below and in PackedFormat, the same for all instruction sets. Weights are kept in
+// files under this name: whoever changes a byte of what PrepareWeight makes gives it the next
+// number.
+inline constexpr std::string_view kWeightLayoutName = "cpu 1";
 
 // Row-major values as they came: embeddings. Norms too, widened to float.
 struct RowTable {
@@ -64,5 +71,14 @@ class CpuWeight final : public Weight {
 // Copies a weight of a checkpoint into the layout its role asks for, on the threads of `pool`.
 // Throws kUnsupported or kInvalidData for a packed format the kernels cannot run.
 std::unique_ptr<CpuWeight> PrepareWeight(const WeightView& view, Role role, ThreadPool& pool);
+
+class CpuWeightLayout final : public WeightLayout {
+ public:
+  std::string_view name() const override { return kWeightLayoutName; }
+  int64_t SizeBytes(const WeightView& weight, Role role) const override;
+  std::span<const std::byte> Bytes(const Weight& weight) const override;
+  std::unique_ptr<Weight> Adopt(const WeightView& weight, Role role,
+                                std::span<const std::byte> bytes) const override;
+};
 
 }  // namespace nibble::cpu

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "backend/testing_layer.h"
+#include "base/sha256.h"
 #include "nibble/error.h"
 
 namespace nibble::cpu {
@@ -90,6 +91,76 @@ TEST(CpuWeight, TakesGroupsOfUnequalSize) {
       ASSERT_EQ(ValueAt(*weight, row, col), expected[static_cast<size_t>(row * 96 + col)]);
     }
   }
+}
+
+// Every kind of weight the layout knows.
+std::vector<std::pair<HostWeight, Role>> OneOfEachKind() {
+  std::vector<std::pair<HostWeight, Role>> weights;
+  for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
+    weights.emplace_back(RandomWeight({.dtype = dtype}, 67, 40, 1), Role::kProjection);
+    weights.emplace_back(RandomWeight({.dtype = dtype}, 67, 40, 1), Role::kHead);
+    weights.emplace_back(RandomWeight({.dtype = dtype}, 7, 40, 1), Role::kRouter);
+    weights.emplace_back(RandomWeight({.dtype = dtype}, 67, 40, 1), Role::kEmbedding);
+    weights.emplace_back(RandomWeight({.dtype = dtype}, 1, 40, 1), Role::kNorm);
+    for (const int bits : {4, 8}) {
+      for (const bool symmetric : {true, false}) {
+        for (const bool act_order : {true, false}) {
+          weights.emplace_back(RandomWeight({.dtype = dtype,
+                                             .bits = bits,
+                                             .group_size = 40,
+                                             .symmetric = symmetric,
+                                             .act_order = act_order},
+                                            67, 120, 1),
+                               Role::kProjection);
+        }
+      }
+    }
+  }
+  weights.emplace_back(RandomWeight({.bits = 4, .group_size = 128}, 130, 256, 1),
+                       Role::kProjection);
+  weights.emplace_back(RandomWeight({.bits = 4, .group_size = 0}, 64, 300, 1), Role::kProjection);
+  weights.emplace_back(RandomWeight({.bits = 4, .group_size = 40}, 67, 120, 1), Role::kEmbedding);
+  return weights;
+}
+
+TEST(CpuWeight, WhatIsAdoptedEqualsWhatWasPrepared) {
+  ThreadPool pool(2);
+  const CpuWeightLayout layout;
+  for (const auto& [host, role] : OneOfEachKind()) {
+    const auto prepared = PrepareWeight(host.view(), role, pool);
+    const std::span<const std::byte> bytes = layout.Bytes(*prepared);
+    ASSERT_EQ(layout.SizeBytes(host.view(), role), static_cast<int64_t>(bytes.size()));
+    const auto adopted = layout.Adopt(host.view(), role, bytes);
+    EXPECT_EQ(adopted->rows(), prepared->rows());
+    EXPECT_EQ(adopted->cols(), prepared->cols());
+    EXPECT_EQ(adopted->size_bytes(), prepared->size_bytes());
+    EXPECT_EQ(layout.Bytes(*adopted).data(), bytes.data());
+    const auto& cpu_weight = dynamic_cast<const CpuWeight&>(*adopted);
+    ASSERT_EQ(cpu_weight.layout().index(), prepared->layout().index());
+    if (const auto* packed = std::get_if<PackedLayout>(&prepared->layout())) {
+      const auto& found = std::get<PackedLayout>(cpu_weight.layout());
+      EXPECT_EQ(found.format, packed->format);
+      EXPECT_EQ(found.columns, packed->columns);
+    } else if (const auto* dense = std::get_if<DenseLayout>(&prepared->layout())) {
+      EXPECT_EQ(std::get<DenseLayout>(cpu_weight.layout()).bf16, dense->bf16);
+    } else {
+      EXPECT_EQ(std::get<RowTable>(cpu_weight.layout()).dtype,
+                std::get<RowTable>(prepared->layout()).dtype);
+    }
+  }
+}
+
+// Files of packed weights are recognised by the layout's name: bytes that differ need another one.
+TEST(CpuWeight, LayoutNameStandsForTheseBytes) {
+  ThreadPool pool(2);
+  const CpuWeightLayout layout;
+  Sha256Hasher hasher;
+  for (const auto& [host, role] : OneOfEachKind()) {
+    hasher.Add(layout.Bytes(*PrepareWeight(host.view(), role, pool)));
+  }
+  EXPECT_EQ(layout.name(), "cpu 1");
+  EXPECT_EQ(hasher.Finish(), "07cbb1950e72109698f6d09cdc2c9e56b0245d729a57bf57ff0e55d8e8911cb9")
+      << "the layout changed: give kWeightLayoutName its next number, then note it and this digest";
 }
 
 TEST(CpuWeight, RefusesTypesItCannotRun) {

@@ -30,9 +30,15 @@ Buffer AllocateMapped(int64_t bytes) {
   void* const mapping =
       mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapping == MAP_FAILED) ThrowOutOfMemory(bytes);
-  madvise(mapping, size, MADV_HUGEPAGE);  // a wish: without it the memory is only slower
   const auto address = reinterpret_cast<uintptr_t>(mapping);
   const uintptr_t aligned = (address + kHugePage - 1) / kHugePage * kHugePage;
+  // Wishes: unheard, the memory is only slower. What is left behind the last whole huge page stays
+  // in small ones: a model has hundreds of weights, and half a huge page lost with each would be
+  // hundreds of megabytes.
+  const auto whole = static_cast<size_t>(bytes / kHugePage * kHugePage);
+  madvise(reinterpret_cast<void*>(aligned), whole, MADV_HUGEPAGE);
+  madvise(reinterpret_cast<void*>(aligned + whole), size - whole - (aligned - address),
+          MADV_NOHUGEPAGE);
   return Buffer(reinterpret_cast<void*>(aligned), bytes,
                 [mapping, size](void*) { munmap(mapping, size); });
 }

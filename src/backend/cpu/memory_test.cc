@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdio>
 #include <cstring>
+#include <fstream>
+#include <string>
 
 #include "nibble/error.h"
 
@@ -18,6 +21,34 @@ TEST(HostMemory, IsAlignedAndZeroInEverySize) {
     for (int64_t i = 0; i < bytes; i += 61) ASSERT_EQ(data[i], 0) << bytes << " " << i;
     if (bytes > 0) std::memset(buffer.data(), 1, static_cast<size_t>(bytes));
   }
+}
+
+// Resident bytes of the mapping that holds `data`.
+int64_t ResidentBytes(const void* data) {
+  std::ifstream maps("/proc/self/smaps");
+  const auto wanted = reinterpret_cast<uintptr_t>(data);
+  int64_t kilobytes = 0;
+  bool inside = false;
+  for (std::string line; std::getline(maps, line);) {
+    uintptr_t first = 0, last = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &first, &last) == 2) {
+      inside = first <= wanted && wanted < last;
+    } else if (inside && line.starts_with("Rss:")) {
+      kilobytes += std::stoll(line.substr(4));
+    }
+  }
+  return kilobytes * 1024;
+}
+
+TEST(HostMemory, LosesNoHugePageBehindTheData) {
+  constexpr int64_t kHugePage = 2 << 20;
+  const int64_t bytes = 3 * kHugePage + 5000;
+  const Buffer buffer = AllocateHostMemory(bytes);
+  std::memset(buffer.data(), 1, static_cast<size_t>(bytes));
+  auto* const data = static_cast<char*>(buffer.data());
+  EXPECT_GE(ResidentBytes(data), 3 * kHugePage);
+  // The tail is a mapping of its own, of small pages.
+  EXPECT_LE(ResidentBytes(data + 3 * kHugePage), 64 * 1024);
 }
 
 TEST(HostMemory, RefusesWhatTheMachineLacks) {
