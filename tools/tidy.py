@@ -63,6 +63,7 @@ UNTESTED = {
     "src/cli/inspect_command.cc": "tests/e2e/json_keys.sh",
     "src/cli/loaded_model.cc": "tests/e2e/generate.sh",
     "src/cli/logits_command.cc": "tests/e2e/python_logits.sh",
+    "src/cli/pack_command.cc": "tests/e2e/pack.sh",
     "src/cli/perplexity_command.cc": "tests/e2e/golden_perplexity.sh",
     "src/cli/quantize_command.cc": "tests/e2e/quantize.sh",
     "src/cli/verify_command.cc": "tests/e2e/quantize.sh",

@@ -218,6 +218,12 @@ void WriteTextFile(const std::filesystem::path& path, std::string_view text) {
   file.Commit();
 }
 
+int64_t ModificationTime(const std::filesystem::path& path) {
+  struct stat status{};
+  if (::stat(path.c_str(), &status) != 0) throw SystemError(path, "inspect", errno);
+  return static_cast<int64_t>(status.st_mtim.tv_sec) * 1'000'000'000 + status.st_mtim.tv_nsec;
+}
+
 int64_t FreeDiskBytes(const std::filesystem::path& path) {
   struct statvfs status{};
   if (::statvfs(path.c_str(), &status) != 0) throw SystemError(path, "ask for free space", errno);

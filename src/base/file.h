@@ -62,6 +62,9 @@ std::string ReadTextFile(const std::filesystem::path& path);
 // AtomicFile in one call.
 void WriteTextFile(const std::filesystem::path& path, std::string_view text);
 
+// When a file was last written to, in nanoseconds since 1970. Throws kNotFound, kIo.
+int64_t ModificationTime(const std::filesystem::path& path);
+
 // Bytes an unprivileged process may still write to the file system that holds `path`.
 int64_t FreeDiskBytes(const std::filesystem::path& path);
 

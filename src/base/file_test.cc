@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <fstream>
 #include <vector>
 
@@ -195,6 +196,15 @@ TEST_F(FileTest, RunsOutOfSpaceWithoutATrace) {
 TEST_F(FileTest, KnowsTheFreeSpace) {
   EXPECT_GT(FreeDiskBytes(Path("")), 0);
   EXPECT_THROW(FreeDiskBytes(Path("absent")), Error);
+}
+
+TEST_F(FileTest, KnowsWhenAFileWasWrittenTo) {
+  WriteTextFile(Path("file"), "a");
+  const int64_t before = ModificationTime(Path("file"));
+  fs::last_write_time(Path("file"),
+                      fs::last_write_time(Path("file")) + std::chrono::nanoseconds(1500));
+  EXPECT_EQ(ModificationTime(Path("file")), before + 1500);
+  EXPECT_THROW(ModificationTime(Path("absent")), Error);
 }
 
 }  // namespace

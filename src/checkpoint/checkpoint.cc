@@ -235,6 +235,8 @@ int64_t Checkpoint::total_bytes() const { return state_->total_bytes; }
 std::optional<int64_t> Checkpoint::declared_bytes() const { return state_->declared_bytes; }
 int64_t Checkpoint::num_shards() const { return static_cast<int64_t>(state_->shards.size()); }
 
+const std::vector<MappedFile>& Checkpoint::shards() const { return state_->shards; }
+
 std::vector<std::string> Checkpoint::names() const {
   std::vector<std::string> names;
   names.reserve(state_->places.size());

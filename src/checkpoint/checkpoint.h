@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/file.h"
 #include "checkpoint/model_config.h"
 #include "checkpoint/quant_config.h"
 #include "tensor/packed.h"
@@ -45,6 +46,7 @@ class Checkpoint {
   // What the index calls its total_size: informative, never relied on. None without an index.
   std::optional<int64_t> declared_bytes() const;
   int64_t num_shards() const;
+  const std::vector<MappedFile>& shards() const;  // in the order of their names
 
   // Tells the system that the pages of `view` will be wanted soon, or not again for now.
   void WillNeed(const TensorView& view) const;

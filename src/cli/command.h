@@ -75,6 +75,7 @@ void AddGenerateCommand(CLI::App& app, RunCommand& run);
 void AddPerplexityCommand(CLI::App& app, RunCommand& run);
 void AddLogitsCommand(CLI::App& app, RunCommand& run);
 void AddInspectCommand(CLI::App& app, RunCommand& run);
+void AddPackCommand(CLI::App& app, RunCommand& run);
 void AddVerifyCommand(CLI::App& app, RunCommand& run);
 void AddBenchCommand(CLI::App& app, RunCommand& run);
 void AddCompletionCommand(CLI::App& app, RunCommand& run);

@@ -21,8 +21,8 @@ LoadedModel::LoadedModel(const std::string& directory, const DeviceOptions& devi
   backend_ = MakeBackend(device.backend, {.threads = device.threads, .instruction_set = {}});
   model_ = std::make_unique<Mixtral>(checkpoint, *backend_, max_tokens);
   load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  LogInfo("model_loaded directory={} backend=\"{}\" weights={} seconds={:.2f}", directory,
-          backend_->name(), FormatBytes(model_->weight_bytes()), load_seconds_);
+  LogInfo("model_loaded directory={} backend=\"{}\" weights={} packed={} seconds={:.2f}", directory,
+          backend_->name(), FormatBytes(model_->weight_bytes()), model_->packed(), load_seconds_);
 }
 
 const Tokenizer& LoadedModel::tokenizer() {

@@ -51,6 +51,7 @@ int Main(int argc, char** argv) {
   AddPerplexityCommand(app, run);
   AddLogitsCommand(app, run);
   AddInspectCommand(app, run);
+  AddPackCommand(app, run);
   AddVerifyCommand(app, run);
   AddBenchCommand(app, run);
   AddCompletionCommand(app, run);

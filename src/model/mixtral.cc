@@ -59,10 +59,12 @@ Mixtral::Mixtral(const Checkpoint& checkpoint, Backend& backend, int64_t max_tok
   CheckFits(checkpoint);
   Progress progress("load " + checkpoint.directory().filename().string(), "layers",
                     config_.num_layers);
-  outer_ = LoadOuter(checkpoint, backend);
+  packed_ = OpenPackedWeights(checkpoint, backend);
+  const PackedWeights* const packed = packed_ ? &*packed_ : nullptr;
+  outer_ = LoadOuter(checkpoint, backend, packed);
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     ThrowIfInterrupted();
-    layers_.push_back(LoadLayer(checkpoint, layer, backend));
+    layers_.push_back(LoadLayer(checkpoint, layer, backend, packed));
     progress.Add(1);
   }
 }

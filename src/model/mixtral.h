@@ -2,11 +2,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "model/decoder_layer.h"
 #include "model/kv_cache.h"
+#include "model/packed_weights.h"
 
 namespace nibble {
 
@@ -17,8 +19,9 @@ using LogitVisitor = std::function<void(int64_t first, std::span<const float> lo
 // The whole model, resident on a backend. One thread calls. The backend must outlive it.
 class Mixtral {
  public:
-  // Loads every weight, with a progress line. The checkpoint may be closed afterwards. `max_tokens`
-  // bounds a step. Throws kResourceExhausted if the weights cannot fit in memory.
+  // Loads every weight, with a progress line, or maps the packed ones beside the checkpoint. The
+  // checkpoint may be closed afterwards. `max_tokens` bounds a step. Throws kResourceExhausted if
+  // the weights cannot fit in memory.
   Mixtral(const Checkpoint& checkpoint, Backend& backend, int64_t max_tokens);
   Mixtral(const Mixtral&) = delete;
   Mixtral& operator=(const Mixtral&) = delete;
@@ -40,6 +43,7 @@ class Mixtral {
   Backend& backend() const { return *backend_; }
   int64_t max_tokens() const { return max_tokens_; }
   int64_t weight_bytes() const;
+  bool packed() const { return packed_.has_value(); }  // mapped, rather than repacked
 
  private:
   void RunLayers(const Batch& batch, KvCache& kv, LayerObserver* observer, bool check_each);
@@ -48,6 +52,7 @@ class Mixtral {
   ModelConfig config_;
   Backend* backend_;
   int64_t max_tokens_;
+  std::optional<PackedWeights> packed_;  // before the weights that borrow from it
   OuterWeights outer_;
   std::vector<LayerWeights> layers_;
   DecoderLayer layer_;

@@ -3,12 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <optional>
 #include <string_view>
 #include <utility>
 
+#include "model/packed_weights.h"
 #include "nibble/error.h"
 
 namespace nibble {
@@ -92,24 +94,6 @@ void Release(const Checkpoint& checkpoint, const WeightView& weight) {
   checkpoint.DontNeed(packed.scales);
 }
 
-std::unique_ptr<Weight> Load(const Checkpoint& checkpoint, const WeightView& weight,
-                             const std::string& module, Role role, Backend& backend) {
-  CheckFinite(weight, module, backend);
-  auto prepared = backend.Prepare(weight, role);
-  Release(checkpoint, weight);
-  return prepared;
-}
-
-std::unique_ptr<Weight> LoadLinear(const Checkpoint& checkpoint, const LinearSpec& spec, Role role,
-                                   Backend& backend) {
-  return Load(checkpoint, FindLinear(checkpoint, spec), spec.module, role, backend);
-}
-
-std::unique_ptr<Weight> LoadTensor(const Checkpoint& checkpoint, const std::string& module,
-                                   const Shape& shape, Role role, Backend& backend) {
-  return Load(checkpoint, FindTensor(checkpoint, module + ".weight", shape), module, role, backend);
-}
-
 LinearSpec HeadSpec(const ModelConfig& config) {
   return {"lm_head", config.vocab_size, config.hidden_size};
 }
@@ -135,6 +119,69 @@ std::vector<LinearSpec> AttentionSpecs(const ModelConfig& config, int64_t layer)
           {mixtral_names::Attention(layer, "v_proj"), kv, config.hidden_size},
           {mixtral_names::Attention(layer, "o_proj"), config.hidden_size, query}};
 }
+
+WeightSource LinearSource(const Checkpoint& checkpoint, const LinearSpec& spec, Role role) {
+  return {spec.module, FindLinear(checkpoint, spec), role};
+}
+
+WeightSource TensorSource(const Checkpoint& checkpoint, const std::string& module,
+                          const Shape& shape, Role role) {
+  return {module, FindTensor(checkpoint, module + ".weight", shape), role};
+}
+
+// Norm, q, k, v, o, norm, router.
+std::array<WeightSource, 7> LayerSources(const Checkpoint& checkpoint, int64_t layer) {
+  const ModelConfig& config = checkpoint.config();
+  const std::string prefix = mixtral_names::Layer(layer);
+  const Shape norm{config.hidden_size};
+  const std::vector<LinearSpec> attention = AttentionSpecs(config, layer);
+  const auto projection = [&](size_t index) {
+    return LinearSource(checkpoint, attention[index], Role::kProjection);
+  };
+  return {TensorSource(checkpoint, prefix + ".input_layernorm", norm, Role::kNorm),
+          projection(0),
+          projection(1),
+          projection(2),
+          projection(3),
+          TensorSource(checkpoint, prefix + ".post_attention_layernorm", norm, Role::kNorm),
+          LinearSource(checkpoint, RouterSpec(config, layer), Role::kRouter)};
+}
+
+// Gate, up, down.
+std::array<WeightSource, 3> ExpertSources(const Checkpoint& checkpoint, int64_t layer,
+                                          int64_t expert) {
+  const auto source = [&](const char* linear) {
+    return LinearSource(checkpoint, ExpertSpec(checkpoint.config(), layer, expert, linear),
+                        Role::kProjection);
+  };
+  return {source("w1"), source("w3"), source("w2")};
+}
+
+WeightSource EmbeddingSource(const Checkpoint& checkpoint) {
+  const ModelConfig& config = checkpoint.config();
+  return TensorSource(checkpoint, "model.embed_tokens",
+                      Shape{config.vocab_size, config.hidden_size}, Role::kEmbedding);
+}
+
+WeightSource FinalNormSource(const Checkpoint& checkpoint) {
+  return TensorSource(checkpoint, "model.norm", Shape{checkpoint.config().hidden_size},
+                      Role::kNorm);
+}
+
+WeightSource HeadSource(const Checkpoint& checkpoint) {
+  return LinearSource(checkpoint, HeadSpec(checkpoint.config()), Role::kHead);
+}
+
+// Where a weight comes from: the file of packed ones, if there is one.
+struct Loader {
+  const Checkpoint& checkpoint;
+  Backend& backend;
+  const PackedWeights* packed;
+
+  std::unique_ptr<Weight> operator()(const WeightSource& source) const {
+    return packed != nullptr ? packed->Adopt(source) : LoadWeight(checkpoint, source, backend);
+  }
+};
 
 int64_t SizeOf(const std::unique_ptr<Weight>& weight) {
   return weight == nullptr ? 0 : weight->size_bytes();
@@ -258,40 +305,61 @@ int64_t LayerWeights::size_bytes() const {
   return bytes;
 }
 
-LayerWeights LoadLayerWithoutExperts(const Checkpoint& checkpoint, int64_t layer,
-                                     Backend& backend) {
+std::vector<WeightSource> AllWeights(const Checkpoint& checkpoint) {
   const ModelConfig& config = checkpoint.config();
-  const std::string prefix = mixtral_names::Layer(layer);
-  const Shape norm{config.hidden_size};
-  const std::vector<LinearSpec> attention = AttentionSpecs(config, layer);
+  std::vector<WeightSource> sources;
+  const auto add = [&sources](auto&& some) {
+    std::move(some.begin(), some.end(), std::back_inserter(sources));
+  };
+  sources.push_back(EmbeddingSource(checkpoint));
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    add(LayerSources(checkpoint, layer));
+    for (int64_t expert = 0; expert < config.num_experts; ++expert) {
+      add(ExpertSources(checkpoint, layer, expert));
+    }
+  }
+  sources.push_back(FinalNormSource(checkpoint));
+  sources.push_back(HeadSource(checkpoint));
+  return sources;
+}
 
+std::unique_ptr<Weight> LoadWeight(const Checkpoint& checkpoint, const WeightSource& source,
+                                   Backend& backend) {
+  CheckFinite(source.view, source.module, backend);
+  auto prepared = backend.Prepare(source.view, source.role);
+  Release(checkpoint, source.view);
+  return prepared;
+}
+
+LayerWeights LoadLayerWithoutExperts(const Checkpoint& checkpoint, int64_t layer, Backend& backend,
+                                     const PackedWeights* packed) {
+  const Loader load{checkpoint, backend, packed};
+  const auto sources = LayerSources(checkpoint, layer);
   LayerWeights weights;
-  weights.input_norm =
-      LoadTensor(checkpoint, prefix + ".input_layernorm", norm, Role::kNorm, backend);
-  weights.q = LoadLinear(checkpoint, attention[0], Role::kProjection, backend);
-  weights.k = LoadLinear(checkpoint, attention[1], Role::kProjection, backend);
-  weights.v = LoadLinear(checkpoint, attention[2], Role::kProjection, backend);
-  weights.o = LoadLinear(checkpoint, attention[3], Role::kProjection, backend);
-  weights.post_attention_norm =
-      LoadTensor(checkpoint, prefix + ".post_attention_layernorm", norm, Role::kNorm, backend);
-  weights.router = LoadLinear(checkpoint, RouterSpec(config, layer), Role::kRouter, backend);
-  weights.experts.resize(static_cast<size_t>(config.num_experts));
+  weights.input_norm = load(sources[0]);
+  weights.q = load(sources[1]);
+  weights.k = load(sources[2]);
+  weights.v = load(sources[3]);
+  weights.o = load(sources[4]);
+  weights.post_attention_norm = load(sources[5]);
+  weights.router = load(sources[6]);
+  weights.experts.resize(static_cast<size_t>(checkpoint.config().num_experts));
   return weights;
 }
 
 LayerWeights::Expert LoadExpert(const Checkpoint& checkpoint, int64_t layer, int64_t expert,
-                                Backend& backend) {
-  const auto load = [&](const char* linear) {
-    return LoadLinear(checkpoint, ExpertSpec(checkpoint.config(), layer, expert, linear),
-                      Role::kProjection, backend);
-  };
-  return {.gate = load("w1"), .up = load("w3"), .down = load("w2")};
+                                Backend& backend, const PackedWeights* packed) {
+  const Loader load{checkpoint, backend, packed};
+  const auto [gate, up, down] = ExpertSources(checkpoint, layer, expert);
+  return {.gate = load(gate), .up = load(up), .down = load(down)};
 }
 
-LayerWeights LoadLayer(const Checkpoint& checkpoint, int64_t layer, Backend& backend) {
-  LayerWeights weights = LoadLayerWithoutExperts(checkpoint, layer, backend);
+LayerWeights LoadLayer(const Checkpoint& checkpoint, int64_t layer, Backend& backend,
+                       const PackedWeights* packed) {
+  LayerWeights weights = LoadLayerWithoutExperts(checkpoint, layer, backend, packed);
   for (size_t expert = 0; expert < weights.experts.size(); ++expert) {
-    weights.experts[expert] = LoadExpert(checkpoint, layer, static_cast<int64_t>(expert), backend);
+    weights.experts[expert] =
+        LoadExpert(checkpoint, layer, static_cast<int64_t>(expert), backend, packed);
   }
   return weights;
 }
@@ -300,14 +368,12 @@ int64_t OuterWeights::size_bytes() const {
   return SizeOf(embedding) + SizeOf(final_norm) + SizeOf(head);
 }
 
-OuterWeights LoadOuter(const Checkpoint& checkpoint, Backend& backend) {
-  const ModelConfig& config = checkpoint.config();
-  return {.embedding =
-              LoadTensor(checkpoint, "model.embed_tokens",
-                         Shape{config.vocab_size, config.hidden_size}, Role::kEmbedding, backend),
-          .final_norm =
-              LoadTensor(checkpoint, "model.norm", Shape{config.hidden_size}, Role::kNorm, backend),
-          .head = LoadLinear(checkpoint, HeadSpec(config), Role::kHead, backend)};
+OuterWeights LoadOuter(const Checkpoint& checkpoint, Backend& backend,
+                       const PackedWeights* packed) {
+  const Loader load{checkpoint, backend, packed};
+  return {.embedding = load(EmbeddingSource(checkpoint)),
+          .final_norm = load(FinalNormSource(checkpoint)),
+          .head = load(HeadSource(checkpoint))};
 }
 
 }  // namespace nibble

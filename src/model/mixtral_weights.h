@@ -10,6 +10,8 @@
 
 namespace nibble {
 
+class PackedWeights;
+
 // The only list of tensor names. Module names are the published Mixtral ones; the reader also finds
 // llm-compressor's experts.E.{gate,up,down}_proj and transformers 5's mlp.gate and fused 3-D
 // experts.
@@ -45,6 +47,22 @@ TensorView FindTensor(const Checkpoint& checkpoint, const std::string& name, con
 // weight, is NaN or infinite. Scans on the backend's threads.
 void CheckFinite(const WeightView& weight, const std::string& module, Backend& backend);
 
+// A weight of the model as the checkpoint holds it, and what it is for. The module names of norms
+// and the embedding are those of their tensors without ".weight".
+struct WeightSource {
+  std::string module;
+  WeightView view;
+  Role role = Role::kProjection;
+};
+
+// Every weight of the model, in the order in which a token meets them. Throws as FindLinear does.
+std::vector<WeightSource> AllWeights(const Checkpoint& checkpoint);
+
+// Prepares one: its values are checked to be finite, and afterwards the checkpoint's pages are let
+// go of.
+std::unique_ptr<Weight> LoadWeight(const Checkpoint& checkpoint, const WeightSource& source,
+                                   Backend& backend);
+
 // One decoder layer in a backend's layout. Slots may be empty while the quantizer swaps weights.
 struct LayerWeights {
   struct Expert {
@@ -58,12 +76,15 @@ struct LayerWeights {
 };
 
 // Loading checks that all values are finite (kInvalidData naming the tensor), and afterwards lets
-// go of the checkpoint's pages: what was read is not resident twice.
-LayerWeights LoadLayer(const Checkpoint& checkpoint, int64_t layer, Backend& backend);
+// go of the checkpoint's pages: what was read is not resident twice. With `packed` nothing is read:
+// the weights borrow from its mapping.
+LayerWeights LoadLayer(const Checkpoint& checkpoint, int64_t layer, Backend& backend,
+                       const PackedWeights* packed = nullptr);
 // Everything but the experts (their slots are empty), and a single expert.
-LayerWeights LoadLayerWithoutExperts(const Checkpoint& checkpoint, int64_t layer, Backend& backend);
+LayerWeights LoadLayerWithoutExperts(const Checkpoint& checkpoint, int64_t layer, Backend& backend,
+                                     const PackedWeights* packed = nullptr);
 LayerWeights::Expert LoadExpert(const Checkpoint& checkpoint, int64_t layer, int64_t expert,
-                                Backend& backend);
+                                Backend& backend, const PackedWeights* packed = nullptr);
 
 // What is not in a layer.
 struct OuterWeights {
@@ -71,6 +92,7 @@ struct OuterWeights {
 
   int64_t size_bytes() const;
 };
-OuterWeights LoadOuter(const Checkpoint& checkpoint, Backend& backend);
+OuterWeights LoadOuter(const Checkpoint& checkpoint, Backend& backend,
+                       const PackedWeights* packed = nullptr);
 
 }  // namespace nibble
