@@ -7,6 +7,7 @@
 #include <array>
 
 #include "base/file.h"
+#include "base/interrupt.h"
 #include "nibble/error.h"
 
 namespace nibble {
@@ -54,6 +55,7 @@ std::string Sha256File(const std::filesystem::path& path) {
   const MappedFile file(path);
   Sha256Hasher hasher;
   for (size_t at = 0; at < file.bytes().size(); at += kPiece) {
+    ThrowIfInterrupted();
     const auto piece = file.bytes().subspan(at, std::min(kPiece, file.bytes().size() - at));
     hasher.Add(piece);
     file.DontNeed(piece);

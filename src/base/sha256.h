@@ -26,6 +26,6 @@ class Sha256Hasher {
 
 // Lower-case hexadecimal SHA-256.
 std::string Sha256(std::span<const std::byte> bytes);
-std::string Sha256File(const std::filesystem::path& path);  // throws kNotFound, kIo
+std::string Sha256File(const std::filesystem::path& path);  // throws kNotFound, kIo, kInterrupted
 
 }  // namespace nibble

@@ -61,9 +61,11 @@ Mixtral::Mixtral(const Checkpoint& checkpoint, Backend& backend, int64_t max_tok
                     config_.num_layers);
   packed_ = OpenPackedWeights(checkpoint, backend);
   const PackedWeights* const packed = packed_ ? &*packed_ : nullptr;
+  if (packed == nullptr) WillNeedLayer(checkpoint, 0);
   outer_ = LoadOuter(checkpoint, backend, packed);
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     ThrowIfInterrupted();
+    if (packed == nullptr && layer + 1 < config_.num_layers) WillNeedLayer(checkpoint, layer + 1);
     layers_.push_back(LoadLayer(checkpoint, layer, backend, packed));
     progress.Add(1);
   }

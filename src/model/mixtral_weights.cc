@@ -84,6 +84,16 @@ bool IsFloat(DType dtype) {
   return dtype == DType::kBF16 || dtype == DType::kF16 || dtype == DType::kF32;
 }
 
+void WillNeed(const Checkpoint& checkpoint, const WeightView& weight) {
+  if (const auto* dense = std::get_if<TensorView>(&weight)) {
+    checkpoint.WillNeed(*dense);
+    return;
+  }
+  const auto& packed = std::get<PackedView>(weight);
+  checkpoint.WillNeed(packed.packed);
+  checkpoint.WillNeed(packed.scales);
+}
+
 void Release(const Checkpoint& checkpoint, const WeightView& weight) {
   if (const auto* dense = std::get_if<TensorView>(&weight)) {
     checkpoint.DontNeed(*dense);
@@ -352,6 +362,17 @@ LayerWeights::Expert LoadExpert(const Checkpoint& checkpoint, int64_t layer, int
   const Loader load{checkpoint, backend, packed};
   const auto [gate, up, down] = ExpertSources(checkpoint, layer, expert);
   return {.gate = load(gate), .up = load(up), .down = load(down)};
+}
+
+void WillNeedLayer(const Checkpoint& checkpoint, int64_t layer) {
+  for (const WeightSource& source : LayerSources(checkpoint, layer)) {
+    WillNeed(checkpoint, source.view);
+  }
+  for (int64_t expert = 0; expert < checkpoint.config().num_experts; ++expert) {
+    for (const WeightSource& source : ExpertSources(checkpoint, layer, expert)) {
+      WillNeed(checkpoint, source.view);
+    }
+  }
 }
 
 LayerWeights LoadLayer(const Checkpoint& checkpoint, int64_t layer, Backend& backend,

@@ -86,6 +86,9 @@ LayerWeights LoadLayerWithoutExperts(const Checkpoint& checkpoint, int64_t layer
 LayerWeights::Expert LoadExpert(const Checkpoint& checkpoint, int64_t layer, int64_t expert,
                                 Backend& backend, const PackedWeights* packed = nullptr);
 
+// Tells the system that LoadLayer comes soon: the disk reads ahead while another layer is prepared.
+void WillNeedLayer(const Checkpoint& checkpoint, int64_t layer);
+
 // What is not in a layer.
 struct OuterWeights {
   std::unique_ptr<Weight> embedding, final_norm, head;
