@@ -13,9 +13,11 @@ class Linalg {
   virtual ~Linalg() = default;
 
   // H += X^T X, upper triangle only (the strict lower triangle of H is neither read nor written).
-  //   x  [rows, cols], row i at x + i * cols
-  //   h  [cols, cols]
-  virtual void GramUpdate(const float* x, int64_t rows, int64_t cols, float* h) = 0;
+  //   x     [.., cols], row i at x + i * cols
+  //   rows  the `count` rows that take part, in this order, or null for 0, 1, 2, ...
+  //   h     [cols, cols]
+  virtual void GramUpdate(const float* x, const int32_t* rows, int64_t count, int64_t cols,
+                          float* h) = 0;
 
   // Replaces the upper triangle of H by the upper Cholesky factor U of its inverse, H^-1 = U^T U;
   // the strict lower triangle is neither read nor written. Returns -1 on success, else the index of

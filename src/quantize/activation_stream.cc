@@ -31,11 +31,8 @@ void ActivationStream::Embed(const Weight& table, HiddenStates& to) {
   for (const TokenBatch& batch : batches_->batches) {
     ThrowIfInterrupted();
     const Step step(*backend_, batch.batch);
-    Activation& x = workspace_->x;
-    backend_->Embed(table, x);
-    workspace_->host.resize(static_cast<size_t>(x.rows * x.cols));
-    backend_->Download(x, workspace_->host);
-    to.Store(batch.first_token, workspace_->host);
+    backend_->Embed(table, workspace_->x);
+    Download(batch.first_token, to);
   }
 }
 
@@ -43,18 +40,33 @@ void ActivationStream::ForEach(const HiddenStates& from, HiddenStates* to,
                                const std::function<void(const TokenBatch& batch)>& step) {
   for (const TokenBatch& batch : batches_->batches) {
     ThrowIfInterrupted();
-    Activation& x = workspace_->x;
-    x.rows = batch.batch.num_tokens();
-    std::vector<float>& host = workspace_->host;
-    host.resize(static_cast<size_t>(x.rows * x.cols));
-    from.Load(batch.first_token, host);
+    workspace_->x.rows = batch.batch.num_tokens();
     const Step scope(*backend_, batch.batch);
-    backend_->Upload(host, x);
+    Upload(from, batch.first_token);
     step(batch);
-    if (to == nullptr) continue;
-    backend_->Download(x, host);
-    to->Store(batch.first_token, host);
+    if (to != nullptr) Download(batch.first_token, *to);
   }
+}
+
+std::span<float> ActivationStream::HostCopyOfX() {
+  workspace_->host.resize(static_cast<size_t>(workspace_->x.rows * workspace_->x.cols));
+  return workspace_->host;
+}
+
+void ActivationStream::Upload(const HiddenStates& from, int64_t first_token) {
+  Activation& x = workspace_->x;
+  if (!from.in_file()) return backend_->Upload(from.Rows(first_token, x.rows), x);
+  const std::span<float> host = HostCopyOfX();
+  from.Load(first_token, host);
+  backend_->Upload(host, x);
+}
+
+void ActivationStream::Download(int64_t first_token, HiddenStates& to) {
+  const Activation& x = workspace_->x;
+  if (!to.in_file()) return backend_->Download(x, to.Rows(first_token, x.rows));
+  const std::span<float> host = HostCopyOfX();
+  backend_->Download(x, host);
+  to.Store(first_token, host);
 }
 
 }  // namespace nibble

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "backend/backend.h"
@@ -19,7 +20,7 @@ struct Workspace {
   LayerScratch scratch;
   KvCache kv;  // one layer
   Activation x;
-  std::vector<float> host;  // a step's activations on their way
+  std::vector<float> host;  // a step's activations on their way to or from a file
 };
 
 // A set of tokens on its way through the layers. Borrows everything.
@@ -38,7 +39,13 @@ class ActivationStream {
   void ForEach(const HiddenStates& from, HiddenStates* to,
                const std::function<void(const TokenBatch& batch)>& step);
 
+  // Rows of `from` from `first_token` on, as many as workspace.x has, to workspace.x.
+  void Upload(const HiddenStates& from, int64_t first_token);
+
  private:
+  void Download(int64_t first_token, HiddenStates& to);
+  std::span<float> HostCopyOfX();
+
   const TokenBatches* batches_;
   Backend* backend_;
   Workspace* workspace_;

@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
 #include "quantize/gptq.h"
 #include "quantize/hessian.h"
 
@@ -47,21 +51,39 @@ class Bench {
     Hessian hessian(size);
     const double n = static_cast<double>(size);
     Add(fmt::format("gram {}, {} rows", size, rows), static_cast<double>(rows) * n * n,
-        [&] { hessian.Add(x.data(), rows, backend_->linalg()); });
+        [&] { hessian.Add(x.data(), nullptr, rows, backend_->linalg()); });
   }
 
-  // Includes restoring the matrix, which is destroyed by being factored.
+  // Small ones side by side, one to a thread, as experts are done.
   void Factor(int64_t size) {
-    std::vector<float> h(static_cast<size_t>(size * size));
-    const double n = static_cast<double>(size);
-    Add(fmt::format("inverse Cholesky {}", size), 2.0 / 3.0 * n * n * n, [&] {
-      for (int64_t i = 0; i < size; ++i) {
-        for (int64_t j = i; j < size; ++j) {
-          h[static_cast<size_t>(i * size + j)] = i == j ? 2.0f : 1.0f / static_cast<float>(size);
-        }
+    Linalg& linalg = backend_->linalg();
+    const int64_t copies = size <= 512 ? linalg.num_threads() : 1;
+    std::vector<std::vector<float>> h(static_cast<size_t>(copies));
+    for (std::vector<float>& matrix : h) matrix.resize(static_cast<size_t>(size * size));
+    std::vector<double> seconds;
+    for (int i = 0; i <= options_.repeats; ++i) {
+      for (std::vector<float>& matrix : h) {  // what was there is destroyed by being factored
+        std::fill(matrix.begin(), matrix.end(), 1.0f / static_cast<float>(size));
+        for (int64_t k = 0; k < size; ++k) matrix[static_cast<size_t>(k * size + k)] = 2;
       }
-      backend_->linalg().InverseCholesky(h.data(), size);
-    });
+      const auto start = std::chrono::steady_clock::now();
+      if (copies == 1) {
+        linalg.InverseCholesky(h[0].data(), size);
+      } else {
+        linalg.ParallelFor(copies, [&](int64_t index, int) {
+          linalg.InverseCholesky(h[static_cast<size_t>(index)].data(), size);
+        });
+      }
+      if (i == 0) continue;  // warming up
+      seconds.push_back(
+          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    }
+    std::ranges::sort(seconds);
+    const double n = static_cast<double>(size);
+    report_.figures.push_back({fmt::format("inverse Cholesky {}", size), "GFLOP/s",
+                               static_cast<double>(copies) * 2.0 / 3.0 * n * n * n,
+                               seconds[seconds.size() / 2],
+                               report_.roofline.float_flops_per_second});
   }
 
   // From Gram matrix to packed codes, as for one Linear.
@@ -74,7 +96,7 @@ class Bench {
     Add(fmt::format("whole linear {} x {}", rows, size),
         2.0 / 3.0 * n * n * n + static_cast<double>(rows) * n * n, [&] {
           Hessian fresh(size);
-          fresh.Add(x.data(), 64, backend_->linalg());
+          fresh.Add(x.data(), nullptr, 64, backend_->linalg());
           QuantizeWithHessian(recipe, DType::kBF16, {&linear, 1}, fresh.data(), 64,
                               backend_->linalg());
         });

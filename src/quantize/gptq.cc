@@ -22,7 +22,7 @@ std::vector<QuantizedLinear> Solve(const Recipe& recipe, DType scale_dtype,
   }
   bool factored = false;
   if (factor != nullptr) {
-    for (LinearSolver& solver : solvers) solver.MeasureRounding();
+    for (LinearSolver& solver : solvers) solver.MeasureRounding(linalg);
     factored = factor->Factor();
   }
 

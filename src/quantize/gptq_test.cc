@@ -26,7 +26,7 @@ struct Problem {
 
   std::vector<float> Hessian() const {
     std::vector<float> h(static_cast<size_t>(cols * cols), 0.0f);
-    ReferenceLinalg().GramUpdate(x.data(), tokens, cols, h.data());
+    ReferenceLinalg().GramUpdate(x.data(), nullptr, tokens, cols, h.data());
     return h;
   }
   DenseLinear linear() const { return {"layer.proj", weight.view()}; }
@@ -197,7 +197,7 @@ TEST(Gptq, FastAlgebraAgreesWithReferenceAndBeatsRounding) {
   struct Case {
     int64_t rows, cols, group;
   };
-  for (const auto& [rows, cols, group] : {Case{1, 32, 32}, Case{70, 96, 32}, Case{67, 192, 64},
+  for (const auto& [rows, cols, group] : {Case{1, 32, 32}, Case{60, 96, 32}, Case{61, 192, 64},
                                           Case{130, 200, -1}, Case{9, 384, 128}}) {
     for (const bool symmetric : {true, false}) {
       for (const int bits : {4, 8}) {
@@ -220,7 +220,7 @@ TEST(Gptq, FastAlgebraAgreesWithReferenceAndBeatsRounding) {
         EXPECT_EQ(found.packed.zero_point.has_value(), !symmetric);
 
         // The figures in the report are what the stored tensors really do.
-        if (rows <= 128) {
+        if (rows <= 64) {  // beyond that, of a sample of the rows
           const double energy = OutputEnergy(problem);
           const double error = OutputError(problem, found.packed) / energy;
           EXPECT_NEAR(found.report.relative_error / error, 1.0, 1e-2);

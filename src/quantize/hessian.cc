@@ -33,9 +33,9 @@ Hessian::~Hessian() {
 Hessian::Hessian(Hessian&& other) noexcept
     : size_(other.size_), tokens_(other.tokens_), data_(std::exchange(other.data_, nullptr)) {}
 
-void Hessian::Add(const float* x, int64_t rows, Linalg& linalg) {
-  linalg.GramUpdate(x, rows, size_, data_);
-  tokens_ += rows;
+void Hessian::Add(const float* x, const int32_t* rows, int64_t count, Linalg& linalg) {
+  linalg.GramUpdate(x, rows, count, size_, data_);
+  tokens_ += count;
 }
 
 bool Hessian::finite() const {

@@ -17,8 +17,9 @@ class Hessian {
   Hessian(Hessian&& other) noexcept;
   Hessian& operator=(Hessian&&) = delete;
 
-  // Adds `rows` inputs, x [rows, size].
-  void Add(const float* x, int64_t rows, Linalg& linalg);
+  // Adds `count` inputs: rows[0], rows[1], ... of x [.., size], or its first ones if `rows` is
+  // null.
+  void Add(const float* x, const int32_t* rows, int64_t count, Linalg& linalg);
 
   int64_t size() const { return size_; }
   int64_t tokens() const { return tokens_; }

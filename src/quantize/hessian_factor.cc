@@ -70,9 +70,32 @@ int64_t HessianFactor::FindNonFinite() const {
   return -1;
 }
 
-void HessianFactor::Multiply(const float* x, int64_t count, float* y) const {
-  std::fill(y, y + n_ * count, 0.0f);
-  linalg_->TransposedMultiplyAdd(1.0f, h_, n_, x, count, y, count, n_, count, n_);
+// By panels of rows of x: H of the panel itself, and twice what lies to one side of it.
+std::vector<double> HessianFactor::QuadraticForms(const float* x, int64_t count) const {
+  const int64_t panel_rows = n_ <= 1024 ? 128 : 512;
+  const int64_t panels = (n_ + panel_rows - 1) / panel_rows;
+  std::vector<double> parts(static_cast<size_t>(panels * count));
+  linalg_->ParallelFor(panels, [&](int64_t panel, int) {
+    const int64_t first = panel * panel_rows;
+    const int64_t rows = std::min(panel_rows, n_ - first);
+    const int64_t next = first + rows;
+    std::vector<float> y(static_cast<size_t>(rows * count));
+    linalg_->TransposedMultiplyAdd(1.0f, h_ + first * n_ + first, n_, x + first * count, count,
+                                   y.data(), count, rows, count, rows);
+    linalg_->TransposedMultiplyAdd(2.0f, h_ + next * n_ + first, n_, x + next * count, count,
+                                   y.data(), count, rows, count, n_ - next);
+    double* const part = parts.data() + panel * count;
+    const float* const x_of_panel = x + first * count;
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t i = 0; i < count; ++i) {
+        const size_t at = static_cast<size_t>(row * count + i);
+        part[i] += static_cast<double>(x_of_panel[at]) * static_cast<double>(y[at]);
+      }
+    }
+  });
+  std::vector<double> sums(static_cast<size_t>(count));
+  for (size_t i = 0; i < parts.size(); ++i) sums[i % sums.size()] += parts[i];
+  return sums;
 }
 
 bool HessianFactor::Factor() {

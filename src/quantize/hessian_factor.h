@@ -31,8 +31,9 @@ class HessianFactor {
   // Index of a diagonal element of H that is not finite, or -1.
   int64_t FindNonFinite() const;
 
-  // y[n, count] = H x, with x [n, count] in the order of the weights. Before Factor only.
-  void Multiply(const float* x, int64_t count, float* y) const;
+  // x^T H x of each column x of an [n, count] matrix in the order of the weights. Before Factor
+  // only.
+  std::vector<double> QuadraticForms(const float* x, int64_t count) const;
 
   // Damps, orders and factors, climbing the ladder of dampings. False if every rung fails.
   bool Factor();

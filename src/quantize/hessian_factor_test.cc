@@ -20,7 +20,7 @@ std::vector<float> RandomGram(int64_t n) {
   for (size_t i = 0; i < x.size(); ++i) {
     x[i] = normal(generator) * (1.0f + static_cast<float>(i % static_cast<size_t>(n)));
   }
-  ReferenceLinalg().GramUpdate(x.data(), 3 * n, n, h.data());
+  ReferenceLinalg().GramUpdate(x.data(), nullptr, 3 * n, n, h.data());
   return h;
 }
 
@@ -71,15 +71,30 @@ TEST(HessianFactor, FactorsTheInverseInNaturalAndInActivationOrder) {
   }
 }
 
-TEST(HessianFactor, MultipliesByTheWholeSymmetricMatrix) {
+TEST(HessianFactor, QuadraticFormsAreOfTheWholeSymmetricMatrix) {
   ReferenceLinalg linalg;
   std::vector<float> h = {1, 2, -7, 3};  // what lies below the diagonal is nobody's
   const Recipe recipe;
   const HessianFactor factor(recipe, h.data(), 2, linalg);
-  const std::vector<float> x = {1, 0, 0, 1};  // the identity
-  std::vector<float> y(4);
-  factor.Multiply(x.data(), 2, y.data());
-  EXPECT_THAT(y, ElementsAre(2, 4, 4, 6));
+  const std::vector<float> x = {1, 0, 1, 0, 1, 2};  // columns (1, 0), (0, 1), (1, 2)
+  EXPECT_THAT(factor.QuadraticForms(x.data(), 3), ElementsAre(2, 6, 2 + 2 * 2 * 4 + 4 * 6));
+}
+
+TEST(HessianFactor, QuadraticFormsDoNotDependOnPanels) {
+  ReferenceLinalg linalg;
+  const Recipe recipe;
+  constexpr int64_t kSize = 301;                                   // of three panels
+  std::vector<float> h(static_cast<size_t>(kSize * kSize), 1.0f);  // H is all twos
+  const HessianFactor factor(recipe, h.data(), kSize, linalg);
+  std::vector<float> x;
+  double sum = 0;
+  for (int64_t i = 0; i < kSize; ++i) {
+    x.push_back(static_cast<float>(i % 7 - 2));
+    x.push_back(1.0f);
+    sum += static_cast<double>(i % 7 - 2);
+  }
+  EXPECT_THAT(factor.QuadraticForms(x.data(), 2),
+              ElementsAre(2 * sum * sum, static_cast<double>(2 * kSize * kSize)));
 }
 
 TEST(HessianFactor, EqualDiagonalsKeepTheirOrder) {

@@ -15,8 +15,8 @@ TEST(Hessian, SumsInputsAndCountsThem) {
   ReferenceLinalg linalg;
   Hessian h(2);
   const std::vector<float> x = {1, 2, 3, 4};
-  h.Add(x.data(), 2, linalg);
-  h.Add(x.data(), 1, linalg);
+  h.Add(x.data(), nullptr, 2, linalg);
+  h.Add(x.data(), nullptr, 1, linalg);
   EXPECT_EQ(h.tokens(), 3);
   EXPECT_EQ(h.data()[0], 1 + 9 + 1);
   EXPECT_EQ(h.data()[1], 2 + 12 + 2);
@@ -32,7 +32,7 @@ TEST(Hessian, KnowsWhenASumIsLost) {
     Hessian h(3);
     EXPECT_TRUE(h.finite());
     const std::vector<float> x = {1, bad, 1};
-    h.Add(x.data(), 1, linalg);
+    h.Add(x.data(), nullptr, 1, linalg);
     EXPECT_FALSE(h.finite()) << bad;
   }
 }

@@ -74,6 +74,16 @@ HiddenStates& HiddenStates::operator=(HiddenStates&& other) noexcept {
   return *this;
 }
 
+std::span<float> HiddenStates::Rows(int64_t first, int64_t count) {
+  NIBBLE_CHECK(first >= 0 && count >= 0 && first + count <= rows_);
+  if (data_ == nullptr) return {};
+  return {data_ + first * cols_, static_cast<size_t>(count * cols_)};
+}
+
+std::span<const float> HiddenStates::Rows(int64_t first, int64_t count) const {
+  return const_cast<HiddenStates*>(this)->Rows(first, count);
+}
+
 void HiddenStates::Load(int64_t first, std::span<float> out) const {
   NIBBLE_CHECK(first >= 0 && first * cols_ + static_cast<int64_t>(out.size()) <= rows_ * cols_);
   if (data_ != nullptr) {

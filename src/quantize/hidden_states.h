@@ -23,7 +23,11 @@ class HiddenStates {
   int64_t cols() const { return cols_; }
   bool in_file() const { return descriptor_ >= 0; }
 
-  // Rows [first, first + out.size() / cols), and their replacement.
+  // Rows [first, first + count) themselves, or an empty span if they are in a file.
+  std::span<float> Rows(int64_t first, int64_t count);
+  std::span<const float> Rows(int64_t first, int64_t count) const;
+
+  // A copy of rows [first, first + out.size() / cols), and their replacement.
   void Load(int64_t first, std::span<float> out) const;
   void Store(int64_t first, std::span<const float> rows);
 

@@ -56,6 +56,7 @@ QuantizedLayer LayerQuantizer::Quantize(int64_t layer) {
       weights = fused ? LoadLayer(*context_.source, layer, *context_.backend)
                       : LoadLayerWithoutExperts(*context_.source, layer, *context_.backend);
     }
+    ReadAhead(layer, fused ? num_experts : 0);
 
     ExpertSelection selection;
     selection.all_tokens = context_.all_experts;
@@ -67,22 +68,25 @@ QuantizedLayer LayerQuantizer::Quantize(int64_t layer) {
         experts.push_back({Hessian(config_->hidden_size), Hessian(config_->intermediate_size)});
       }
     };
+    std::optional<AttentionHessians> attention;
+    attention.emplace(Hessian(config_->hidden_size),
+                      Hessian(config_->num_heads * config_->head_dim));
+    if (fused) make_hessians(num_experts);
     {
-      AttentionHessians attention{Hessian(config_->hidden_size),
-                                  Hessian(config_->num_heads * config_->head_dim)};
-      if (fused) make_hessians(num_experts);
-      {
-        const auto phase = clock.Measure("calibrate", fused ? work_.calibrate() : work_.attention);
-        statistics_.RunAttention(layer, weights, *context_.hidden,
-                                 fused ? nullptr : context_.middle, attention, census, selection,
-                                 fused ? &experts : nullptr);
-      }
-      {
-        const auto phase = clock.Measure("probe");
-        context_.probe->RunAttention(weights);
-      }
-      for (auto* weight : {&weights.q, &weights.k, &weights.v, &weights.o}) weight->reset();
-      Solve(specs, {{{kQ, kK, kV}, &attention.input}, {{kO}, &attention.output}}, result);
+      const auto phase = clock.Measure("calibrate", fused ? work_.calibrate() : work_.attention);
+      statistics_.RunAttention(layer, weights, *context_.hidden, fused ? nullptr : context_.middle,
+                               *attention, census, selection, fused ? &experts : nullptr);
+    }
+    {
+      const auto phase = clock.Measure("probe");
+      context_.probe->RunAttention(weights);
+    }
+    for (auto* weight : {&weights.q, &weights.k, &weights.v, &weights.o}) weight->reset();
+    std::vector<Tap> taps = {{{kQ, kK, kV}, &attention->input}, {{kO}, &attention->output}};
+    if (!fused) {
+      Solve(specs, taps, result);
+      taps.clear();
+      attention.reset();
     }
     result.report.expert_tokens.assign(census.tokens_per_expert().begin(),
                                        census.tokens_per_expert().end());
@@ -103,6 +107,7 @@ QuantizedLayer LayerQuantizer::Quantize(int64_t layer) {
             weights.experts[Size(e)] = LoadExpert(*context_.source, layer, e, *context_.backend);
           }
         }
+        ReadAhead(layer, last);
         make_hessians(last - first);
         const double share = static_cast<double>(last - first) / static_cast<double>(num_experts);
         const auto phase =
@@ -111,7 +116,6 @@ QuantizedLayer LayerQuantizer::Quantize(int64_t layer) {
       }
       RunExpertsOfProbe(weights, first, last);
       for (int64_t e = first; e < last; ++e) weights.experts[Size(e)] = {};
-      std::vector<Tap> taps;
       for (int64_t e = first; e < last; ++e) {
         ExpertHessians& sums = experts[Size(e - first)];
         result.report.expert_extra_tokens[Size(e)] =
@@ -120,6 +124,7 @@ QuantizedLayer LayerQuantizer::Quantize(int64_t layer) {
         taps.push_back({{ExpertLinear(e, kW2)}, &sums.middle});
       }
       Solve(specs, taps, result);
+      taps.clear();
       experts.clear();
     }
   }
@@ -139,6 +144,23 @@ QuantizedLayer LayerQuantizer::Quantize(int64_t layer) {
   result.report.seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
+}
+
+void LayerQuantizer::ReadAhead(int64_t layer, int64_t first) {
+  int64_t last = std::min(first + context_.experts_at_once, config_->num_experts);
+  size_t begin = ExpertLinear(first, 0);
+  if (first == config_->num_experts) {
+    if (++layer == config_->num_layers) return;
+    begin = 0;
+    last = context_.experts_at_once;
+  }
+  const std::vector<LinearSpec> specs = LayerLinears(*config_, layer);
+  std::vector<TensorView> weights;
+  for (size_t i = begin; i < ExpertLinear(last, 0); ++i) weights.push_back(Dense(specs[i]).weight);
+  if (reader_.joinable()) reader_.join();
+  reader_ = std::jthread([source = context_.source, weights = std::move(weights)] {
+    for (const TensorView& weight : weights) source->WillNeed(weight);
+  });
 }
 
 void LayerQuantizer::RunExpertsOfProbe(const LayerWeights& weights, int64_t first, int64_t last) {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
@@ -61,6 +62,10 @@ class LayerQuantizer {
     Hessian* hessian;
   };
 
+  // Has the weights that are needed next fetched from disk while this thread computes: as many
+  // experts of `layer` as are done at once, from `first` on; after the last one attention and the
+  // first experts of the next layer.
+  void ReadAhead(int64_t layer, int64_t first);
   void RunExpertsOfProbe(const LayerWeights& weights, int64_t first, int64_t last);
   void Solve(const std::vector<LinearSpec>& specs, const std::vector<Tap>& taps,
              QuantizedLayer& result);
@@ -72,6 +77,7 @@ class LayerQuantizer {
   const ModelConfig* config_;
   LayerStatistics statistics_;
   LayerWork work_;
+  std::jthread reader_;
 };
 
 }  // namespace nibble

@@ -21,10 +21,10 @@ class AttentionTaps : public LayerObserver {
       : hessians_(&hessians), linalg_(&linalg) {}
 
   void AttentionInput(const Activation& normed) override {
-    hessians_->input.Add(normed.data(), normed.rows, *linalg_);
+    hessians_->input.Add(normed.data(), nullptr, normed.rows, *linalg_);
   }
   void AttentionOutput(const Activation& attended) override {
-    hessians_->output.Add(attended.data(), attended.rows, *linalg_);
+    hessians_->output.Add(attended.data(), nullptr, attended.rows, *linalg_);
   }
 
  private:
@@ -46,8 +46,7 @@ LayerStatistics::LayerStatistics(const ModelConfig& config, Backend& backend,
       stream_(&stream),
       workspace_(&workspace),
       describe_token_(std::move(describe_token)),
-      layer_(config, backend),
-      gathered_(Size(backend.linalg().num_threads())) {}
+      layer_(config, backend) {}
 
 void LayerStatistics::RunAttention(int64_t layer, const LayerWeights& weights,
                                    const HiddenStates& hidden, HiddenStates* middle,
@@ -120,27 +119,30 @@ void LayerStatistics::AddSlots(const Routing& slots, int64_t first, int64_t last
                                std::vector<ExpertHessians>& hessians, int64_t hessians_first) {
   const LayerScratch& scratch = workspace_->scratch;
   Linalg& linalg = backend_->linalg();
-  // Two sums an expert: even indices the inputs, which lie scattered, odd ones the middles.
-  const auto add = [&](int64_t index, int thread) {
-    const int64_t expert = first + index / 2;
-    const int64_t begin = slots.expert_starts[Size(expert)];
-    const int64_t rows = slots.expert_starts[Size(expert) + 1] - begin;
-    if (rows == 0) return;
-    ExpertHessians& sums = hessians[Size(expert - hessians_first)];
-    if (index % 2 == 1) {
-      sums.middle.Add(scratch.g.row(begin), rows, linalg);
-      return;
-    }
-    const int64_t cols = scratch.h.cols;
-    std::vector<float>& inputs = gathered_[Size(thread)];
-    inputs.resize(std::max(inputs.size(), Size(rows * cols)));
-    for (int64_t row = 0; row < rows; ++row) {
-      const float* const from = scratch.h.row(slots.slot_tokens[Size(begin + row)]);
-      std::copy(from, from + cols, inputs.data() + row * cols);
-    }
-    sums.input.Add(inputs.data(), rows, linalg);
+  struct Sum {
+    Hessian* hessian;
+    const float* x;
+    const int32_t* rows;
+    int64_t count;
+    int64_t work() const { return count * hessian->size() * hessian->size(); }
   };
-  const int64_t count = 2 * (last - first);
+  std::vector<Sum> sums;
+  for (int64_t expert = first; expert < last; ++expert) {
+    const int64_t begin = slots.expert_starts[Size(expert)];
+    const int64_t count = slots.expert_starts[Size(expert) + 1] - begin;
+    if (count == 0) continue;
+    ExpertHessians& of_expert = hessians[Size(expert - hessians_first)];
+    sums.push_back({&of_expert.input, scratch.h.data(), slots.slot_tokens.data() + begin, count});
+    sums.push_back({&of_expert.middle, scratch.g.row(begin), nullptr, count});
+  }
+  // The largest first: no thread should start on one when the others are done.
+  std::stable_sort(sums.begin(), sums.end(),
+                   [](const Sum& a, const Sum& b) { return a.work() > b.work(); });
+  const auto add = [&](int64_t index, int) {
+    const Sum& sum = sums[Size(index)];
+    sum.hessian->Add(sum.x, sum.rows, sum.count, linalg);
+  };
+  const int64_t count = static_cast<int64_t>(sums.size());
   if (count >= 2 * linalg.num_threads() &&
       std::max(config_->hidden_size, config_->intermediate_size) <= kSmallHessian) {
     linalg.ParallelFor(count, add);

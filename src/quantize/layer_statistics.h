@@ -63,7 +63,6 @@ class LayerStatistics {
   std::function<std::string(int64_t)> describe_token_;
   DecoderLayer layer_;
   Routing routing_;
-  std::vector<std::vector<float>> gathered_;  // by thread: the inputs of one expert
 };
 
 }  // namespace nibble

@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <utility>
 
 #include "base/check.h"
@@ -13,7 +15,7 @@
 namespace nibble {
 namespace {
 
-constexpr int64_t kMaxSampledRows = 128;  // for the error figures
+constexpr int64_t kMaxSampledRows = 64;  // for the error figures
 
 size_t Size(int64_t value) { return static_cast<size_t>(value); }
 
@@ -36,6 +38,67 @@ void TransposeInOrder(const float* from, int64_t rows, int64_t cols, std::span<c
       std::fill(to + i * to_rows + rows, to + (i + 1) * to_rows, 0.0f);
     }
   }
+}
+
+// to [rows, cols] = from [cols, from_rows], whose columns stand in `order`.
+void TransposeBack(const int8_t* from, int64_t rows, int64_t cols, std::span<const int32_t> order,
+                   int64_t from_rows, int8_t* to) {
+  constexpr int64_t kTile =
+      16;  // rows: wide matrices would put more of them in the same cache sets
+  for (int64_t first = 0; first < rows; first += kTile) {
+    const int64_t last = std::min(first + kTile, rows);
+    for (int64_t i = 0; i < cols; ++i) {
+      for (int64_t row = first; row < last; ++row) {
+        to[row * cols + order[Size(i)]] = from[i * from_rows + row];
+      }
+    }
+  }
+}
+
+struct Squares {
+  double error = 0;
+  double norm = 0;
+};
+
+// Sums of (weight - decoded)^2 and weight^2. Side by side in floats, which are emptied into doubles
+// before they lose anything that matters.
+Squares SumSquares(const float* weights, const float* decoded, int64_t count) {
+  constexpr int64_t kLanes = 16;
+  constexpr int64_t kRun = 128;
+  Squares sums;
+  for (int64_t first = 0; first < count; first += kRun) {
+    const int64_t last = std::min(first + kRun, count);
+    float errors[kLanes] = {};
+    float norms[kLanes] = {};
+    int64_t k = first;
+    for (; k + kLanes <= last; k += kLanes) {
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        const float weight = weights[k + lane];
+        const float error = weight - decoded[k + lane];
+        errors[lane] += error * error;
+        norms[lane] += weight * weight;
+      }
+    }
+    for (; k < last; ++k) {
+      const float error = weights[k] - decoded[k];
+      errors[0] += error * error;
+      norms[0] += weights[k] * weights[k];
+    }
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      sums.error += static_cast<double>(errors[lane]);
+      sums.norm += static_cast<double>(norms[lane]);
+    }
+  }
+  return sums;
+}
+
+bool AllFinite(const float* values, int64_t count) {
+  constexpr uint32_t kExponent = 0x7f800000u;
+  uint32_t bad = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    bad |= (std::bit_cast<uint32_t>(values[i]) & kExponent) == kExponent ? 1u : 0u;
+  }
+  return bad == 0;
 }
 
 }  // namespace
@@ -69,6 +132,11 @@ LinearSolver::LinearSolver(const Recipe& recipe, DType scale_dtype, const DenseL
     group_at_[Size(i)] = static_cast<int32_t>((ordered_groups ? i : column) / group_size_);
     group_of_[Size(column)] = group_at_[Size(i)];
   }
+  if (factor != nullptr) {
+    for (int32_t k = 0; k < cols_; ++k) {
+      if (factor->is_dead(k)) dead_columns_.push_back(k);
+    }
+  }
   if (recipe.observer == Observer::kImatrixMse) {
     if (factor != nullptr) {
       importance_.assign(factor->diagonal().begin(), factor->diagonal().end());
@@ -94,8 +162,9 @@ LinearSolver::LinearSolver(const Recipe& recipe, DType scale_dtype, const DenseL
 void LinearSolver::ReadRows(int64_t first, int64_t count, float* out) const {
   const TensorView rows = linear_->weight.Rows(first, count);
   ToFloat(rows, std::span(out, Size(count * cols_)));
+  if (AllFinite(out, count * cols_)) return;
   for (int64_t i = 0; i < count * cols_; ++i) {
-    if (!std::isfinite(out[i])) [[unlikely]] {
+    if (!std::isfinite(out[i])) {
       throw Error(
           ErrorCode::kInvalidData,
           fmt::format("{}.weight: the value at [{}, {}] is {}; a checkpoint with such weights "
@@ -127,13 +196,13 @@ void LinearSolver::ObserveRow(const float* row, float* ordered, Grid* grids) con
   }
 }
 
-void LinearSolver::MeasureRounding() {
+void LinearSolver::MeasureRounding(Linalg& linalg) {
   const int64_t count = std::min(rows_, kMaxSampledRows);
-  std::vector<float> row(Size(cols_)), ordered(Size(cols_));
-  std::vector<Grid> grids(Size(num_groups_));
   // Columns [0, count): rounding errors; [count, 2 count): the weights themselves.
-  std::vector<float> x(Size(cols_ * 2 * count)), hx(x.size());
-  for (int64_t sample = 0; sample < count; ++sample) {
+  std::vector<float> x(Size(cols_ * 2 * count));
+  linalg.ParallelFor(count, [&](int64_t sample, int) {
+    std::vector<float> row(Size(cols_)), ordered(Size(cols_));
+    std::vector<Grid> grids(Size(num_groups_));
     ReadRows(SampledRow(sample, count, rows_), 1, row.data());
     ObserveRow(row.data(), ordered.data(), grids.data());
     for (int64_t k = 0; k < cols_; ++k) {
@@ -143,17 +212,11 @@ void LinearSolver::MeasureRounding() {
       x[Size(k * 2 * count + sample)] = weight - decoded;
       x[Size(k * 2 * count + count + sample)] = weight;
     }
-  }
-  factor_->Multiply(x.data(), 2 * count, hx.data());
-  for (int64_t k = 0; k < cols_; ++k) {
-    const size_t at = Size(k * 2 * count);
-    for (size_t i = at; i < at + Size(count); ++i) {
-      sampled_rounding_ += static_cast<double>(x[i]) * static_cast<double>(hx[i]);
-    }
-    for (size_t i = at + Size(count); i < at + Size(2 * count); ++i) {
-      sampled_energy_ += static_cast<double>(x[i]) * static_cast<double>(hx[i]);
-    }
-  }
+  });
+  const std::vector<double> energies = factor_->QuadraticForms(x.data(), 2 * count);
+  const auto weights = energies.begin() + count;
+  sampled_rounding_ = std::accumulate(energies.begin(), weights, 0.0);
+  sampled_energy_ = std::accumulate(weights, energies.end(), 0.0);
 }
 
 void LinearSolver::SolveChunk(int64_t chunk, bool use_factor, Linalg& linalg) {
@@ -222,35 +285,50 @@ void LinearSolver::SolveChunk(int64_t chunk, bool use_factor, Linalg& linalg) {
 
   // Back to rows: codes, and how far they are from what they stand for.
   std::vector<int8_t> codes(Size(count * cols_));
-  for (int64_t i = 0; i < cols_; ++i) {
-    for (int64_t row = 0; row < count; ++row) {
-      codes[Size(row * cols_ + order_[Size(i)])] = codes_at[Size(i * padded + row)];
-    }
-  }
+  TransposeBack(codes_at.data(), count, cols_, order_, padded, codes.data());
   const double damping = use_factor ? static_cast<double>(factor_->damping_added()) : 0;
+  std::vector<float> decoded(Size(cols_));
   for (int64_t row = 0; row < count; ++row) {
-    double error = 0, norm = 0, dead_error = 0;
-    for (int64_t k = 0; k < cols_; ++k) {
-      const size_t grid = Size(group_of_[Size(k)] * padded + row);
-      const double weight = static_cast<double>(weights[row * cols_ + k]);
-      const double decoded = static_cast<double>(
-          (static_cast<float>(codes[Size(row * cols_ + k)]) - zero_points.As<float>()[grid]) *
-          scales.As<float>()[grid]);
-      const double square = (weight - decoded) * (weight - decoded);
-      error += square;
-      norm += weight * weight;
-      if (use_factor && factor_->is_dead(k)) dead_error += square;
+    for (int64_t group = 0; group < num_groups_; ++group) {
+      const size_t at = Size(group * padded + row);
+      grids[Size(group)] = {scales.As<float>()[at], zero_points.As<float>()[at]};
+    }
+    const float* const row_weights = weights + row * cols_;
+    DecodeRow(codes.data() + row * cols_, grids.data(), decoded.data());
+    const Squares squares = SumSquares(row_weights, decoded.data(), cols_);
+    double dead_error = 0;
+    if (use_factor) {
+      for (const int32_t k : dead_columns_) {
+        const double error = static_cast<double>(row_weights[k] - decoded[Size(k)]);
+        dead_error += error * error;
+      }
     }
     const size_t at = Size(first_row + row);
-    weight_errors_[at] = error;
-    weight_norms_[at] = norm;
+    weight_errors_[at] = squares.error;
+    weight_norms_[at] = squares.norm;
     // The sweep's squared errors sum to D (H + damping) D^T, a dead column standing in H with a
     // one.
-    output_errors_[at] = std::max(0.0, losses_[at] - damping * error - dead_error);
+    output_errors_[at] = std::max(0.0, losses_[at] - damping * squares.error - dead_error);
   }
   const Tensor words = PackCodes(codes, count, cols_, recipe_->bits);
   std::memcpy(packed_.packed.data() + first_row * packed_.packed.shape()[1] * 4,
               words.view().data(), Size(words.view().size_bytes()));
+}
+
+void LinearSolver::DecodeRow(const int8_t* codes, const Grid* grids, float* out) const {
+  if (packed_.g_idx) {
+    for (int64_t k = 0; k < cols_; ++k) {
+      const Grid& grid = grids[group_of_[Size(k)]];
+      out[k] = (static_cast<float>(codes[k]) - grid.zero_point) * grid.scale;
+    }
+    return;
+  }
+  for (int64_t first = 0; first < cols_; first += group_size_) {
+    const Grid grid = grids[first / group_size_];
+    for (int64_t k = first; k < first + group_size_; ++k) {
+      out[k] = (static_cast<float>(codes[k]) - grid.zero_point) * grid.scale;
+    }
+  }
 }
 
 void LinearSolver::StoreGrids(int64_t row, std::span<const Grid> grids) {

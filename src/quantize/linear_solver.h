@@ -24,7 +24,7 @@ class LinearSolver {
 
   // The error of rounding to nearest and the energy of the output, on sampled rows. Before
   // Factor().
-  void MeasureRounding();
+  void MeasureRounding(Linalg& linalg);
 
   int64_t num_chunks() const { return (rows_ + chunk_rows_ - 1) / chunk_rows_; }
   // Chunks may run side by side. `use_factor`: GPTQ, else rounding. Throws kInvalidData naming the
@@ -39,8 +39,8 @@ class LinearSolver {
   void ReadRows(int64_t first, int64_t count, float* out) const;
   // The grids of one row, by group; `ordered` is scratch [cols].
   void ObserveRow(const float* row, float* ordered, Grid* grids) const;
-  // The group of the column at a sweep position, and of a column in the checkpoint's order.
-  int32_t GroupAt(int64_t position) const;
+  // One row in the checkpoint's order, from its codes and the grids of its groups.
+  void DecodeRow(const int8_t* codes, const Grid* grids, float* out) const;
   void StoreGrids(int64_t row, std::span<const Grid> grids);
 
   const Recipe* recipe_;
@@ -51,6 +51,7 @@ class LinearSolver {
   std::vector<int32_t> order_;     // of the sweep
   std::vector<int32_t> group_at_;  // by sweep position
   std::vector<int32_t> group_of_;  // by column
+  std::vector<int32_t> dead_columns_;
   std::vector<float> importance_;  // by column, for imatrix_mse
   PackedTensor packed_;
   std::vector<int8_t> zero_points_;    // [rows, groups]

@@ -49,13 +49,13 @@ std::vector<QuantizePlan::Item> Items(const MemoryQuestion& question, const Way&
       kFloat * step * (4 * hidden + 2 * query + config.num_experts_per_token * middle) +
       kFloat * question.batches->num_blocks * kKvBlockSize * 2 * kv +
       2 * question.probe_tokens * hidden * kFloat;
-  const int64_t gathered =
-      hidden <= 1024 ? question.threads * step * hidden * kFloat : step * hidden * kFloat;
+  const int64_t gathered = std::min<int64_t>(step, 2048) * hidden * kFloat;
 
   const int64_t width = std::max(hidden, middle);
   const int64_t chunk_rows = 256;
   const int64_t solver = question.threads * chunk_rows * width * (2 * kFloat + 3) +
-                         width * 256 * 2 * kFloat + 2 * width * 512 * kFloat;
+                         width * 128 * 2 * kFloat +
+                         std::min<int64_t>(2048, width / 2) * width * kFloat;
 
   const int64_t hessians_of_attention = kFloat * (hidden * hidden + query * query);
   const int64_t hessians_of_experts =

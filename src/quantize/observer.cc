@@ -1,7 +1,9 @@
 #include "quantize/observer.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <utility>
 
 #include "base/check.h"
 #include "base/float16.h"
@@ -42,6 +44,24 @@ struct Search {
   float norm;
 };
 
+// The smallest and the largest weight, or zero if that lies beyond. By lanes, which a compiler
+// turns into vectors.
+std::pair<float, float> RangeOf(std::span<const float> weights) {
+  constexpr size_t kLanes = 16;
+  std::array<float, kLanes> lows{}, highs{};
+  const auto take = [&](size_t lane, float weight) {
+    lows[lane] = weight < lows[lane] ? weight : lows[lane];
+    highs[lane] = weight > highs[lane] ? weight : highs[lane];
+  };
+  size_t i = 0;
+  for (; i + kLanes <= weights.size(); i += kLanes) {
+    for (size_t lane = 0; lane < kLanes; ++lane) take(lane, weights[i + lane]);
+  }
+  for (; i < weights.size(); ++i) take(0, weights[i]);
+  return {*std::min_element(lows.begin(), lows.end()),
+          *std::max_element(highs.begin(), highs.end())};
+}
+
 }  // namespace
 
 float QuantizeOne(const Recipe& recipe, const Grid& grid, float weight) {
@@ -52,12 +72,7 @@ float QuantizeOne(const Recipe& recipe, const Grid& grid, float weight) {
 
 Grid ObserveGroup(const Recipe& recipe, DType scale_dtype, std::span<const float> weights,
                   std::span<const float> importance) {
-  float low = 0;
-  float high = 0;
-  for (const float weight : weights) {
-    low = std::min(low, weight);
-    high = std::max(high, weight);
-  }
+  const auto [low, high] = RangeOf(weights);
   Grid best = GridOfRange(recipe, scale_dtype, low, high);
   if (recipe.observer == Observer::kMinMax) return best;
 

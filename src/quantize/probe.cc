@@ -66,8 +66,7 @@ void Probe::RunExperts(const LayerWeights& weights, int64_t first, int64_t last)
   stream_.ForEach(middle_, &hidden_, [&](const TokenBatch& batch) {
     layer_.Route(weights, workspace_->x, scratch);
     scratch.routing.GroupByExpert(first, last);
-    hidden_.Load(batch.first_token, workspace_->host);  // what experts before `first` have added to
-    backend_->Upload(workspace_->host, workspace_->x);
+    stream_.Upload(hidden_, batch.first_token);  // what experts before `first` have added to
     layer_.Experts(weights, workspace_->x, scratch);
   });
 }

@@ -4,38 +4,39 @@
 #include <vector>
 
 #include "backend/cpu/openblas.h"
+#include "backend/cpu/small_linalg.h"
 
 namespace nibble {
 namespace {
 
-// Side of a Gram tile. Large tiles repay OpenBLAS's packing; small matrices are cut so that at
-// least two threads find work. A function of the size alone: results must not depend on the
-// threads.
+// Side of a Gram tile. Large tiles repay OpenBLAS's packing; smaller matrices are cut so that all
+// threads find work. A function of the size alone: results must not depend on the threads.
 int64_t GramTile(int64_t n) {
-  if (n <= 256) return 128;
-  if (n <= 1024) return 384;
+  if (n <= 2048) return 512;
   if (n <= 4096) return 768;
   return 1536;
 }
 
 // Rows of X taken at a time: packing wide rows is slow when they spread over too many pages.
 constexpr int64_t kGramRows = 512;
+constexpr int64_t kGatheredRows = 2048;
 
-int64_t FactorTile(int64_t n) {
-  if (n <= 512) return 128;
-  if (n <= 4096) return 256;
-  return 512;
-}
+// Up to this size a Gram update or a factorisation is done by small_linalg.h.
+constexpr int64_t kSmallGram = 1024;
+constexpr int64_t kSmallFactor = 512;
 
-size_t Index(int64_t row, int64_t col, int64_t cols) {
-  return static_cast<size_t>(row * cols + col);
+// A factorisation splits off so many rows at a time.
+int64_t TopRows(int64_t n) {
+  constexpr int64_t kMaxRows = 2048;
+  return std::min(kMaxRows, (n / 2 + 63) / 64 * 64);
 }
 
 class OpenBlasLinalg : public Linalg {
  public:
   explicit OpenBlasLinalg(ThreadPool& pool) : pool_(&pool) {}
 
-  void GramUpdate(const float* x, int64_t rows, int64_t cols, float* h) override;
+  void GramUpdate(const float* x, const int32_t* rows, int64_t count, int64_t cols,
+                  float* h) override;
   int64_t InverseCholesky(float* h, int64_t n) override;
   void TransposedMultiplyAdd(float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
                              float* c, int64_t ldc, int64_t m, int64_t n, int64_t k) override;
@@ -43,26 +44,14 @@ class OpenBlasLinalg : public Linalg {
   int num_threads() const override { return pool_->num_threads(); }
 
  private:
-  // The matrix is seen as tiles of `side`; the last one in each direction may be smaller.
-  struct Tiles {
-    float* h;
-    int64_t n;
-    int64_t side;
-    int64_t count() const { return (n + side - 1) / side; }
-    int64_t first(int64_t tile) const { return tile * side; }
-    int64_t size(int64_t tile) const { return std::min(side, n - tile * side); }
-    float* row(int64_t tile) const { return h + first(tile) * n; }
-    float* at(int64_t row_tile, int64_t col_tile) const {
-      return h + first(row_tile) * n + first(col_tile);
-    }
-  };
-
-  int64_t FactorFromTheEnd(const Tiles& tiles);
-  void InvertUpper(const Tiles& tiles);
+  void LargeGramUpdate(const float* x, int64_t rows, int64_t cols, float* h);
+  int64_t Factor(float* h, int64_t n, int64_t stride, int64_t leaf, float* scratch);
 
   ThreadPool* pool_;
   OpenBlas blas_;
   bool inside_ = false;  // a ParallelFor is running; its bodies may read this
+  std::vector<float> gathered_;
+  std::vector<float> scratch_;
 };
 
 void OpenBlasLinalg::ParallelFor(int64_t count, const std::function<void(int64_t, int)>& body) {
@@ -79,9 +68,33 @@ void OpenBlasLinalg::ParallelFor(int64_t count, const std::function<void(int64_t
   pool_->ParallelFor(count, body);
 }
 
-void OpenBlasLinalg::GramUpdate(const float* x, int64_t rows, int64_t cols, float* h) {
-  const Tiles tiles{h, cols, GramTile(cols)};
-  const int64_t count = tiles.count();
+void OpenBlasLinalg::GramUpdate(const float* x, const int32_t* rows, int64_t count, int64_t cols,
+                                float* h) {
+  if (cols <= kSmallGram) {
+    const int64_t parts = inside_ ? 1 : std::min<int64_t>(num_threads(), (cols + 63) / 64);
+    const cpu::GramInputs inputs{.x = x, .rows = rows, .count = count, .cols = cols};
+    ParallelFor(parts, [&](int64_t part, int) {
+      cpu::AddSmallGram(inputs, static_cast<int>(part), static_cast<int>(parts), h);
+    });
+    return;
+  }
+  if (rows == nullptr) return LargeGramUpdate(x, count, cols, h);
+  std::vector<float> own;
+  std::vector<float>& gathered = inside_ ? own : gathered_;
+  for (int64_t first = 0; first < count; first += kGatheredRows) {
+    const int64_t some = std::min(kGatheredRows, count - first);
+    gathered.resize(std::max(gathered.size(), static_cast<size_t>(some * cols)));
+    ParallelFor(some, [&](int64_t i, int) {
+      std::copy_n(x + rows[first + i] * cols, cols, gathered.data() + i * cols);
+    });
+    LargeGramUpdate(gathered.data(), some, cols, h);
+  }
+}
+
+void OpenBlasLinalg::LargeGramUpdate(const float* x, int64_t rows, int64_t cols, float* h) {
+  const int64_t side = GramTile(cols);
+  const int64_t count = (cols + side - 1) / side;
+  const auto size = [&](int64_t tile) { return std::min(side, cols - tile * side); };
   // Off-diagonal tiles first: they cost twice as much, and what is left for last should be small.
   const int64_t num_off = count * (count - 1) / 2;
   ParallelFor(num_off + count, [&](int64_t index, int) {
@@ -93,14 +106,15 @@ void OpenBlasLinalg::GramUpdate(const float* x, int64_t rows, int64_t cols, floa
     } else {
       i = j;
     }
+    float* const tile = h + i * side * cols + j * side;
     for (int64_t row = 0; row < rows; row += kGramRows) {
       const int64_t k = std::min(kGramRows, rows - row);
       const float* const slice = x + row * cols;
       if (i == j) {
-        blas_.GramUpper(tiles.size(j), k, slice + tiles.first(j), cols, tiles.at(j, j), cols);
+        blas_.GramUpper(size(j), k, slice + j * side, cols, tile, cols);
       } else {
-        blas_.Gemm(true, false, tiles.size(i), tiles.size(j), k, 1.0f, slice + tiles.first(i), cols,
-                   slice + tiles.first(j), cols, tiles.at(i, j), cols);
+        blas_.Gemm(true, false, size(i), size(j), k, 1.0f, slice + i * side, cols, slice + j * side,
+                   cols, tile, cols);
       }
     }
   });
@@ -118,86 +132,95 @@ void OpenBlasLinalg::TransposedMultiplyAdd(float alpha, const float* a, int64_t 
 }
 
 int64_t OpenBlasLinalg::InverseCholesky(float* h, int64_t n) {
-  const Tiles tiles{h, n, FactorTile(n)};
-  const int64_t bad_pivot = FactorFromTheEnd(tiles);
-  if (bad_pivot < 0) InvertUpper(tiles);
-  return bad_pivot;
+  if (n <= kSmallFactor) return cpu::SmallInverseCholesky(h, n, n);
+  std::vector<float> own;
+  std::vector<float>& scratch = inside_ ? own : scratch_;
+  const int64_t rows = TopRows(n);
+  scratch.resize(std::max(scratch.size(), static_cast<size_t>(rows * (n - rows))));
+  return Factor(h, n, n, n <= 4096 ? 256 : kSmallFactor, scratch.data());
 }
 
-// H = R R^T with R upper triangular, the Cholesky factorisation that starts at the last row, in the
-// upper triangle of H. Then H^-1 = R^-T R^-1, so that R^-1 is the factor GPTQ wants, and the
-// inverse of H is never formed. Left-looking: a tile is written once, after one long product.
-int64_t OpenBlasLinalg::FactorFromTheEnd(const Tiles& tiles) {
-  const int64_t n = tiles.n;
-  const size_t tile_elements = static_cast<size_t>(tiles.side * tiles.side);
-  std::vector<float> product(tile_elements);
-  std::vector<float> reversed(tile_elements);
-  for (int64_t j = tiles.count() - 1; j >= 0; --j) {
-    const int64_t size = tiles.size(j);
-    const int64_t after = tiles.first(j) + size;  // columns [after, n) are done
-    std::fill(product.begin(), product.end(), 0.0f);
-    ParallelFor(j + 1, [&](int64_t i, int) {
-      blas_.Gemm(false, true, tiles.size(i), size, n - after, -1.0f, tiles.row(i) + after, n,
-                 tiles.row(j) + after, n, i == j ? product.data() : tiles.at(i, j),
-                 i == j ? size : n);
-    });
+// With H cut into  A   B   where the factor V of D^-1 = V^T V is known, P = B V^T and S = A - P
+// P^T,
+//                  B^T D
+// the factor of S^-1 is called T, and  T  -T P V  is that of H^-1. It takes the place of H without
+//                                      0   V
+// its inverse or its own Cholesky factor ever being formed, and nearly all of it is long matrix
+// products, whose tiles are a function of the size alone.
+int64_t OpenBlasLinalg::Factor(float* h, int64_t n, int64_t stride, int64_t leaf, float* p) {
+  if (n <= leaf) return cpu::SmallInverseCholesky(h, n, stride);
+  const int64_t top = TopRows(n);
+  const int64_t rest = n - top;
+  float* const b = h + top;
+  float* const v = h + top * stride + top;
+  if (const int64_t bad = Factor(v, rest, stride, leaf, p); bad >= 0) return top + bad;
 
-    // LAPACK factors from the first row on: turn the tile around, factor it, turn it back.
-    float* const tile = tiles.at(j, j);
-    for (int64_t a = 0; a < size; ++a) {
-      for (int64_t b = a; b < size; ++b) {
-        reversed[Index(size - 1 - a, size - 1 - b, size)] =
-            tile[a * n + b] + product[Index(a, b, size)];
-      }
+  const int64_t side = std::clamp<int64_t>(top / 2, 128, 512);
+  const int64_t rows = (top + side - 1) / side;
+  const int64_t cols = (rest + side - 1) / side;
+  struct Tile {
+    int64_t row, col, height, width;
+  };
+  const auto tile_at = [&](int64_t i, int64_t j) {
+    return Tile{i * side, j * side, std::min(side, top - i * side),
+                std::min(side, rest - j * side)};
+  };
+  const auto copy = [](const float* from, int64_t from_stride, const Tile& tile, float* to,
+                       int64_t to_stride) {
+    for (int64_t row = 0; row < tile.height; ++row) {
+      std::copy_n(from + row * from_stride, tile.width, to + row * to_stride);
     }
-    const int64_t bad_pivot = blas_.CholeskyLower(size, reversed.data(), size);
-    if (bad_pivot >= 0) return tiles.first(j) + size - 1 - bad_pivot;
-    for (int64_t a = 0; a < size; ++a) {
-      for (int64_t b = a; b < size; ++b) {
-        tile[a * n + b] = reversed[Index(size - 1 - a, size - 1 - b, size)];
-      }
-    }
+  };
 
-    ParallelFor(j, [&](int64_t i, int) {
-      blas_.SolveUpperRight(true, tiles.size(i), size, 1.0f, tile, n, tiles.at(i, j), n);
-    });
-  }
+  // P. The first columns take the longest.
+  ParallelFor(rows * cols, [&](int64_t index, int) {
+    const Tile tile = tile_at(index % rows, index / rows);
+    const int64_t next = tile.col + tile.width;
+    const float* const from = b + tile.row * stride;
+    float* const to = p + tile.row * rest + tile.col;
+    copy(from + tile.col, stride, tile, to, rest);
+    const float* const v_row = v + tile.col * stride;
+    blas_.MultiplyByUpper(true, tile.height, tile.width, v_row + tile.col, stride, to, rest);
+    blas_.Gemm(false, true, tile.height, tile.width, rest - next, 1.0f, from + next, stride,
+               v_row + next, stride, to, rest);
+  });
+  // S.
+  const int64_t s_side = std::clamp<int64_t>(top / 4, 128, 512);
+  const int64_t s_tiles = (top + s_side - 1) / s_side;
+  const int64_t num_off = s_tiles * (s_tiles - 1) / 2;
+  ParallelFor(num_off + s_tiles, [&](int64_t index, int) {
+    int64_t j = index - num_off;
+    int64_t i = j;
+    if (index < num_off) {
+      for (j = 1; index >= j; ++j) index -= j;
+      i = index;
+    }
+    const int64_t row = i * s_side, col = j * s_side;
+    const int64_t width = std::min(s_side, top - col);
+    if (i == j) {
+      blas_.SubtractOuter(width, rest, p + row * rest, rest, h + row * stride + col, stride);
+    } else {
+      blas_.Gemm(false, true, s_side, width, rest, -1.0f, p + row * rest, rest, p + col * rest,
+                 rest, h + row * stride + col, stride);
+    }
+  });
+  // P V in the place of B. The last columns take the longest.
+  ParallelFor(rows * cols, [&](int64_t index, int) {
+    const Tile tile = tile_at(index % rows, cols - 1 - index / rows);
+    const float* const from = p + tile.row * rest;
+    float* const to = b + tile.row * stride + tile.col;
+    copy(from + tile.col, rest, tile, to, stride);
+    blas_.MultiplyByUpper(false, tile.height, tile.width, v + tile.col * stride + tile.col, stride,
+                          to, stride);
+    blas_.Gemm(false, false, tile.height, tile.width, tile.col, 1.0f, from, rest, v + tile.col,
+               stride, to, stride);
+  });
+  // The scratch is free again.
+  if (const int64_t bad = Factor(h, top, stride, leaf, p); bad >= 0) return bad;
+  ParallelFor(cols, [&](int64_t j, int) {
+    blas_.NegatedUpperTimes(top, std::min(side, rest - j * side), h, stride, b + j * side, stride);
+  });
   return -1;
-}
-
-// R := R^-1 in the upper triangle, one column of tiles after the other: with the columns before it
-// inverted, column j becomes -R^-1[0:j, 0:j] R[0:j, j] R[j, j]^-1.
-void OpenBlasLinalg::InvertUpper(const Tiles& tiles) {
-  const int64_t n = tiles.n;
-  const int64_t side = tiles.side;
-  std::vector<float> column(static_cast<size_t>(n * side));  // R[0:j, j] before it is overwritten
-  std::vector<float> diagonals(static_cast<size_t>(n * side));  // inverted tiles, zero below
-  for (int64_t j = 0; j < tiles.count(); ++j) {
-    const int64_t size = tiles.size(j);
-    const int64_t above = tiles.first(j);
-    float* const tile = tiles.at(j, j);
-    ParallelFor(j, [&](int64_t i, int) {
-      for (int64_t row = tiles.first(i); row < tiles.first(i) + side; ++row) {
-        float* const values = tiles.h + row * n + above;
-        std::copy(values, values + size, column.data() + row * size);
-        std::fill(values, values + size, 0.0f);
-      }
-    });
-    ParallelFor(j, [&](int64_t i, int) {
-      const int64_t first = tiles.first(i);
-      const int64_t next = first + side;
-      float* const target = tiles.at(i, j);
-      blas_.Gemm(false, false, side, size, side, -1.0f, diagonals.data() + first * side, side,
-                 column.data() + first * size, size, target, n);
-      blas_.Gemm(false, false, side, size, above - next, -1.0f, tiles.h + first * n + next, n,
-                 column.data() + next * size, size, target, n);
-      blas_.SolveUpperRight(false, side, size, 1.0f, tile, n, target, n);
-    });
-    blas_.InvertUpper(size, tile, n);
-    for (int64_t a = 0; a < size; ++a) {
-      std::copy(tile + a * n + a, tile + a * n + size, diagonals.data() + (above + a) * side + a);
-    }
-  }
 }
 
 }  // namespace

@@ -43,15 +43,21 @@ class OpenBlasLinalgTest : public ::testing::Test {
   std::unique_ptr<Linalg> linalg_ = MakeOpenBlasLinalg(pool_);
 };
 
-TEST_F(OpenBlasLinalgTest, GramUpdateAddsToTheUpperTriangleOnly) {
+TEST_F(OpenBlasLinalgTest, GramUpdateAddsTheRowsToTheUpperTriangleOnly) {
   struct Case {
     int64_t rows, cols;
+    bool scattered;
   };
-  for (const auto& [rows, cols] : {Case{1, 1}, Case{3, 129}, Case{517, 256}, Case{700, 401}}) {
+  for (const auto& [rows, cols, scattered] :
+       {Case{1, 1, false}, Case{3, 129, true}, Case{517, 256, false}, Case{700, 401, true},
+        Case{5, 1030, false}, Case{2050, 1030, true}}) {
     const std::vector<float> x = RandomMatrix(rows, cols, 7);
+    std::vector<int32_t> order;
+    for (int64_t i = 0; i < rows; ++i) order.push_back(static_cast<int32_t>(i * 7919 % rows));
     std::vector<float> h(static_cast<size_t>(cols * cols), kUntouched);
-    linalg_->GramUpdate(x.data(), rows, cols, h.data());
-    for (int64_t i = 0; i < cols; ++i) {
+    linalg_->GramUpdate(x.data(), scattered ? order.data() : nullptr, rows, cols, h.data());
+    const int64_t step = cols > 1000 ? 97 : 1;  // plain loops are slow
+    for (int64_t i = 0; i < cols; i += step) {
       for (int64_t j = 0; j < cols; ++j) {
         const float found = h[static_cast<size_t>(i * cols + j)];
         if (j < i) {
@@ -60,8 +66,9 @@ TEST_F(OpenBlasLinalgTest, GramUpdateAddsToTheUpperTriangleOnly) {
         }
         double expected = kUntouched;
         for (int64_t row = 0; row < rows; ++row) {
-          expected += static_cast<double>(x[static_cast<size_t>(row * cols + i)]) *
-                      static_cast<double>(x[static_cast<size_t>(row * cols + j)]);
+          const int64_t from = scattered ? order[static_cast<size_t>(row)] : row;
+          expected += static_cast<double>(x[static_cast<size_t>(from * cols + i)]) *
+                      static_cast<double>(x[static_cast<size_t>(from * cols + j)]);
         }
         ASSERT_NEAR(found, expected, 2e-6 * kUntouched)
             << rows << "x" << cols << " " << i << "," << j;
@@ -70,43 +77,48 @@ TEST_F(OpenBlasLinalgTest, GramUpdateAddsToTheUpperTriangleOnly) {
   }
 }
 
+// H^-1 = U^T U exactly when U H U^T = I, and U^T U is definite; here on vectors: U H U^T x = x.
 TEST_F(OpenBlasLinalgTest, InverseCholeskyGivesTheFactorOfTheInverse) {
-  for (const int64_t n : {1, 2, 127, 128, 130, 400, 530}) {
+  for (const int64_t n : {1, 2, 127, 128, 130, 400, 512, 513, 530, 1100}) {
     const std::vector<float> h = RandomHessian(n, 11);
     std::vector<float> u = h;
     ASSERT_EQ(linalg_->InverseCholesky(u.data(), n), -1);
-    // H^-1 = U^T U exactly when U H U^T = I.
-    std::vector<double> uh(static_cast<size_t>(n * n), 0.0);
+    const auto at = [n](int64_t i, int64_t j) { return static_cast<size_t>(i * n + j); };
     for (int64_t i = 0; i < n; ++i) {
-      for (int64_t k = i; k < n; ++k) {
-        for (int64_t j = 0; j < n; ++j) {
-          uh[static_cast<size_t>(i * n + j)] +=
-              static_cast<double>(u[static_cast<size_t>(i * n + k)]) *
-              static_cast<double>(h[static_cast<size_t>(std::min(k, j) * n + std::max(k, j))]);
+      for (int64_t j = 0; j < i; ++j) ASSERT_EQ(u[at(i, j)], kUntouched);
+      ASSERT_GT(u[at(i, i)], 0);
+    }
+    for (uint32_t seed = 0; seed < 5; ++seed) {
+      const std::vector<float> x = RandomMatrix(n, 1, seed);
+      std::vector<double> ux(x.size()), hux(x.size());
+      for (int64_t i = 0; i < n; ++i) {  // U^T x
+        for (int64_t k = 0; k <= i; ++k) {
+          ux[at(0, i)] += static_cast<double>(u[at(k, i)]) * static_cast<double>(x[at(0, k)]);
         }
       }
-      for (int64_t j = 0; j < i; ++j) ASSERT_EQ(u[static_cast<size_t>(i * n + j)], kUntouched);
-    }
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t j = 0; j < n; ++j) {
-        double sum = 0;
-        for (int64_t k = j; k < n; ++k) {
-          sum += uh[static_cast<size_t>(i * n + k)] *
-                 static_cast<double>(u[static_cast<size_t>(j * n + k)]);
+      for (int64_t i = 0; i < n; ++i) {
+        for (int64_t k = 0; k < n; ++k) {
+          hux[at(0, i)] +=
+              static_cast<double>(h[at(std::min(i, k), std::max(i, k))]) * ux[at(0, k)];
         }
-        ASSERT_NEAR(sum, i == j ? 1.0 : 0.0, 1e-4) << "n=" << n << " at " << i << "," << j;
+      }
+      for (int64_t i = 0; i < n; ++i) {
+        double found = 0;
+        for (int64_t k = i; k < n; ++k) found += static_cast<double>(u[at(i, k)]) * hux[at(0, k)];
+        ASSERT_NEAR(found, x[at(0, i)], 1e-3) << "n=" << n << " at " << i;
       }
     }
   }
 }
 
 TEST_F(OpenBlasLinalgTest, InverseCholeskyNamesThePivotThatIsNotPositive) {
-  const int64_t n = 150;
-  for (const float bad : {-1.0f, 0.0f, std::nanf("")}) {
-    for (const int64_t at : {0, 3, 149}) {
-      std::vector<float> h(static_cast<size_t>(n * n), 0.0f);
-      for (int64_t i = 0; i < n; ++i) h[static_cast<size_t>(i * n + i)] = i == at ? bad : 1.0f;
-      EXPECT_EQ(linalg_->InverseCholesky(h.data(), n), at) << bad;
+  for (const int64_t n : {150, 700}) {
+    for (const float bad : {-1.0f, 0.0f, std::nanf("")}) {
+      for (const int64_t at : {int64_t{0}, int64_t{3}, n / 2, n - 1}) {
+        std::vector<float> h(static_cast<size_t>(n * n), 0.0f);
+        for (int64_t i = 0; i < n; ++i) h[static_cast<size_t>(i * n + i)] = i == at ? bad : 1.0f;
+        EXPECT_EQ(linalg_->InverseCholesky(h.data(), n), at) << bad;
+      }
     }
   }
 }
@@ -130,22 +142,24 @@ TEST_F(OpenBlasLinalgTest, TransposedMultiplyAddMatchesPlainLoops) {
 }
 
 TEST_F(OpenBlasLinalgTest, ResultsDoNotDependOnThreadsOrNesting) {
-  const int64_t n = 300, rows = 900;
-  const std::vector<float> x = RandomMatrix(rows, n, 5);
-  const auto run = [&](Linalg& linalg) {
-    std::vector<float> h(static_cast<size_t>(n * n), 0.0f);
-    linalg.GramUpdate(x.data(), rows, n, h.data());
-    EXPECT_EQ(linalg.InverseCholesky(h.data(), n), -1);
-    return h;
-  };
-  ThreadPool one(1), three(3);
-  const std::vector<float> expected = run(*linalg_);
-  EXPECT_EQ(run(*MakeOpenBlasLinalg(one)), expected);
-  EXPECT_EQ(run(*MakeOpenBlasLinalg(three)), expected);
-  std::vector<std::vector<float>> nested(4);
-  linalg_->ParallelFor(
-      4, [&](int64_t index, int) { nested[static_cast<size_t>(index)] = run(*linalg_); });
-  for (const auto& h : nested) EXPECT_EQ(h, expected);
+  for (const int64_t n : {300, 1050}) {
+    const int64_t rows = n + 400;
+    const std::vector<float> x = RandomMatrix(rows, n, 5);
+    const auto run = [&](Linalg& linalg) {
+      std::vector<float> h(static_cast<size_t>(n * n), 0.0f);
+      linalg.GramUpdate(x.data(), nullptr, rows, n, h.data());
+      EXPECT_EQ(linalg.InverseCholesky(h.data(), n), -1);
+      return h;
+    };
+    ThreadPool one(1), three(3);
+    const std::vector<float> expected = run(*linalg_);
+    EXPECT_EQ(run(*MakeOpenBlasLinalg(one)), expected);
+    EXPECT_EQ(run(*MakeOpenBlasLinalg(three)), expected);
+    std::vector<std::vector<float>> nested(3);
+    linalg_->ParallelFor(
+        3, [&](int64_t index, int) { nested[static_cast<size_t>(index)] = run(*linalg_); });
+    for (const auto& h : nested) EXPECT_EQ(h, expected);
+  }
 }
 
 }  // namespace

@@ -2,7 +2,6 @@
 
 #include <dlfcn.h>
 
-#include <cmath>
 #include <cstdlib>
 #include <optional>
 
@@ -20,6 +19,7 @@ enum Cblas : int {
   kTranspose = 112,
   kUpper = 121,
   kNonUnit = 131,
+  kLeft = 141,
   kRight = 142,
 };
 
@@ -82,9 +82,7 @@ OpenBlas::OpenBlas() : library_(nullptr, dlclose) {
   }
   gemm_ = reinterpret_cast<decltype(gemm_)>(Symbol("cblas_sgemm"));
   syrk_ = reinterpret_cast<decltype(syrk_)>(Symbol("cblas_ssyrk"));
-  trsm_ = reinterpret_cast<decltype(trsm_)>(Symbol("cblas_strsm"));
-  potrf_ = reinterpret_cast<decltype(potrf_)>(Symbol("spotrf_"));
-  trtri_ = reinterpret_cast<decltype(trtri_)>(Symbol("strtri_"));
+  trmm_ = reinterpret_cast<decltype(trmm_)>(Symbol("cblas_strmm"));
   reinterpret_cast<void (*)(int)>(Symbol("openblas_set_num_threads"))(1);
   core_ = reinterpret_cast<char* (*)()>(Symbol("openblas_get_corename"))();
   if (wanted != nullptr && core_ != wanted) {
@@ -100,7 +98,7 @@ void* OpenBlas::Symbol(const char* name) const {
   if (symbol == nullptr) {
     throw Error(ErrorCode::kUnsupported,
                 fmt::format("libopenblas.so.0 has no function {}; nibble needs OpenBLAS 0.3.21 or "
-                            "later, built with LAPACK",
+                            "later",
                             name));
   }
   return symbol;
@@ -120,33 +118,24 @@ void OpenBlas::GramUpper(int64_t n, int64_t k, const float* x, int64_t ldx, floa
   syrk_(kRowMajor, kUpper, kTranspose, Int(n), Int(k), 1.0f, x, Int(ldx), 1.0f, c, Int(ldc));
 }
 
-void OpenBlas::SolveUpperRight(bool transpose, int64_t m, int64_t n, float alpha, const float* r,
-                               int64_t ldr, float* b, int64_t ldb) const {
+void OpenBlas::SubtractOuter(int64_t n, int64_t k, const float* x, int64_t ldx, float* c,
+                             int64_t ldc) const {
+  if (n == 0 || k == 0) return;
+  syrk_(kRowMajor, kUpper, kNoTranspose, Int(n), Int(k), -1.0f, x, Int(ldx), 1.0f, c, Int(ldc));
+}
+
+void OpenBlas::MultiplyByUpper(bool transpose, int64_t m, int64_t n, const float* u, int64_t ldu,
+                               float* b, int64_t ldb) const {
   if (m == 0 || n == 0) return;
-  trsm_(kRowMajor, kRight, kUpper, transpose ? kTranspose : kNoTranspose, kNonUnit, Int(m), Int(n),
-        alpha, r, Int(ldr), b, Int(ldb));
+  trmm_(kRowMajor, kRight, kUpper, transpose ? kTranspose : kNoTranspose, kNonUnit, Int(m), Int(n),
+        1.0f, u, Int(ldu), b, Int(ldb));
 }
 
-// LAPACK counts columns first: what it calls the upper triangle is our lower one.
-int64_t OpenBlas::CholeskyLower(int64_t n, float* a, int64_t lda) const {
-  const int size = Int(n);
-  const int stride = Int(lda);
-  int info = 0;
-  potrf_("U", &size, a, &stride, &info);
-  NIBBLE_CHECK(info >= 0);
-  if (info > 0) return info - 1;
-  for (int64_t i = 0; i < n; ++i) {  // a NaN passes the library's test for positive pivots
-    if (!std::isfinite(a[i * lda + i])) return i;
-  }
-  return -1;
-}
-
-void OpenBlas::InvertUpper(int64_t n, float* r, int64_t ldr) const {
-  const int size = Int(n);
-  const int stride = Int(ldr);
-  int info = 0;
-  trtri_("L", "N", &size, r, &stride, &info);
-  NIBBLE_CHECK(info >= 0);
+void OpenBlas::NegatedUpperTimes(int64_t m, int64_t n, const float* u, int64_t ldu, float* b,
+                                 int64_t ldb) const {
+  if (m == 0 || n == 0) return;
+  trmm_(kRowMajor, kLeft, kUpper, kNoTranspose, kNonUnit, Int(m), Int(n), -1.0f, u, Int(ldu), b,
+        Int(ldb));
 }
 
 }  // namespace nibble

@@ -25,16 +25,18 @@ class OpenBlas {
   // Upper triangle of C[n, n] += X^T X, X [k, n].
   void GramUpper(int64_t n, int64_t k, const float* x, int64_t ldx, float* c, int64_t ldc) const;
 
-  // B[m, n] := alpha B R^-1, or alpha B R^-T if `transpose`; R [n, n] upper triangular.
-  void SolveUpperRight(bool transpose, int64_t m, int64_t n, float alpha, const float* r,
-                       int64_t ldr, float* b, int64_t ldb) const;
+  // Upper triangle of C[n, n] -= X X^T, X [n, k].
+  void SubtractOuter(int64_t n, int64_t k, const float* x, int64_t ldx, float* c,
+                     int64_t ldc) const;
 
-  // A = L L^T in the lower triangle of A[n, n]. Returns -1, or the index of a pivot that is not
-  // positive and finite.
-  int64_t CholeskyLower(int64_t n, float* a, int64_t lda) const;
+  // B[m, n] := B U, or B U^T if `transpose`, U [n, n] upper triangular (what lies below its
+  // diagonal is not read).
+  void MultiplyByUpper(bool transpose, int64_t m, int64_t n, const float* u, int64_t ldu, float* b,
+                       int64_t ldb) const;
 
-  // Inverts the upper triangular R[n, n] in place.
-  void InvertUpper(int64_t n, float* r, int64_t ldr) const;
+  // B[m, n] := -U B, U [m, m] upper triangular.
+  void NegatedUpperTimes(int64_t m, int64_t n, const float* u, int64_t ldu, float* b,
+                         int64_t ldb) const;
 
  private:
   void* Symbol(const char* name) const;
@@ -44,9 +46,7 @@ class OpenBlas {
   void (*gemm_)(int, int, int, int, int, int, float, const float*, int, const float*, int, float,
                 float*, int) = nullptr;
   void (*syrk_)(int, int, int, int, int, float, const float*, int, float, float*, int) = nullptr;
-  void (*trsm_)(int, int, int, int, int, int, int, float, const float*, int, float*, int) = nullptr;
-  void (*potrf_)(const char*, const int*, float*, const int*, int*) = nullptr;
-  void (*trtri_)(const char*, const char*, const int*, float*, const int*, int*) = nullptr;
+  void (*trmm_)(int, int, int, int, int, int, int, float, const float*, int, float*, int) = nullptr;
 };
 
 }  // namespace nibble

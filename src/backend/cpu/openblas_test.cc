@@ -32,23 +32,21 @@ TEST(OpenBlas, MatricesAreRowMajor) {
   EXPECT_EQ(gram, (std::vector<float>{17, 22, 27, 0, 29, 36, 0, 0, 45}));
 }
 
-TEST(OpenBlas, SolvesAndFactors) {
+TEST(OpenBlas, TriangularProductsReadTheUpperTriangleOnly) {
   const OpenBlas blas;
-  const std::vector<float> r = {2, 1, 0, 4};  // upper
-  std::vector<float> x = {2, 9, 4, 6};
-  blas.SolveUpperRight(false, 2, 2, 1.0f, r.data(), 2, x.data(), 2);
-  EXPECT_EQ(x, (std::vector<float>{1, 2, 2, 1}));
-  x = {4, 8, 5, 4};
-  blas.SolveUpperRight(true, 2, 2, 1.0f, r.data(), 2, x.data(), 2);
-  EXPECT_EQ(x, (std::vector<float>{1, 2, 2, 1}));
-  std::vector<float> inverse = r;
-  blas.InvertUpper(2, inverse.data(), 2);
-  EXPECT_EQ(inverse, (std::vector<float>{0.5f, -0.125f, 0, 0.25f}));
-  std::vector<float> h = {4, -1, 2, 10};
-  EXPECT_EQ(blas.CholeskyLower(2, h.data(), 2), -1);
-  EXPECT_EQ(h, (std::vector<float>{2, -1, 1, 3}));
-  h = {1, 0, 0, -1};
-  EXPECT_EQ(blas.CholeskyLower(2, h.data(), 2), 1);
+  const std::vector<float> u = {2, 1, -7, 4};
+  std::vector<float> b = {1, 2, 2, 1};
+  blas.MultiplyByUpper(false, 2, 2, u.data(), 2, b.data(), 2);
+  EXPECT_EQ(b, (std::vector<float>{2, 9, 4, 6}));
+  b = {1, 2, 2, 1};
+  blas.MultiplyByUpper(true, 2, 2, u.data(), 2, b.data(), 2);
+  EXPECT_EQ(b, (std::vector<float>{4, 8, 5, 4}));
+  b = {1, 2, 2, 1};
+  blas.NegatedUpperTimes(2, 2, u.data(), 2, b.data(), 2);
+  EXPECT_EQ(b, (std::vector<float>{-4, -5, -8, -4}));
+  std::vector<float> c = {50, 50, -7, 50};
+  blas.SubtractOuter(2, 2, std::vector<float>{1, 2, 3, 4}.data(), 2, c.data(), 2);
+  EXPECT_EQ(c, (std::vector<float>{45, 39, -7, 25}));
 }
 
 }  // namespace

@@ -5,12 +5,14 @@
 
 namespace nibble {
 
-void ReferenceLinalg::GramUpdate(const float* x, int64_t rows, int64_t cols, float* h) {
+void ReferenceLinalg::GramUpdate(const float* x, const int32_t* rows, int64_t count, int64_t cols,
+                                 float* h) {
   for (int64_t i = 0; i < cols; ++i) {
     for (int64_t j = i; j < cols; ++j) {
       double sum = 0;
-      for (int64_t r = 0; r < rows; ++r) {
-        sum += static_cast<double>(x[r * cols + i]) * static_cast<double>(x[r * cols + j]);
+      for (int64_t r = 0; r < count; ++r) {
+        const float* const row = x + (rows == nullptr ? r : rows[r]) * cols;
+        sum += static_cast<double>(row[i]) * static_cast<double>(row[j]);
       }
       float& element = h[i * cols + j];
       element = static_cast<float>(static_cast<double>(element) + sum);

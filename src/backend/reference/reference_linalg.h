@@ -7,7 +7,8 @@ namespace nibble {
 // Plain loops in double, one thread: the slow twin of every other Linalg.
 class ReferenceLinalg final : public Linalg {
  public:
-  void GramUpdate(const float* x, int64_t rows, int64_t cols, float* h) override;
+  void GramUpdate(const float* x, const int32_t* rows, int64_t count, int64_t cols,
+                  float* h) override;
   int64_t InverseCholesky(float* h, int64_t n) override;
   void TransposedMultiplyAdd(float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
                              float* c, int64_t ldc, int64_t m, int64_t n, int64_t k) override;

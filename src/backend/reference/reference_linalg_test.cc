@@ -31,7 +31,7 @@ TEST(ReferenceLinalg, InverseCholeskyGivesTheFactorOfTheInverse) {
   for (const int64_t n : {1, 2, 7, 33}) {
     const auto x = RandomMatrix(n + 3, n, 5);
     std::vector<float> h = MarkedIdentity(n);
-    linalg.GramUpdate(x.data(), n + 3, n, h.data());
+    linalg.GramUpdate(x.data(), nullptr, n + 3, n, h.data());
     std::vector<float> u = h;
     ASSERT_EQ(linalg.InverseCholesky(u.data(), n), -1);
 
