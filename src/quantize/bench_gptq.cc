@@ -54,10 +54,10 @@ class Bench {
         [&] { hessian.Add(x.data(), nullptr, rows, backend_->linalg()); });
   }
 
-  // Small ones side by side, one to a thread, as experts are done.
+  // Small ones side by side, as experts are done.
   void Factor(int64_t size) {
     Linalg& linalg = backend_->linalg();
-    const int64_t copies = size <= 512 ? linalg.num_threads() : 1;
+    const int64_t copies = size <= 512 ? 8 * linalg.num_threads() : 1;
     std::vector<std::vector<float>> h(static_cast<size_t>(copies));
     for (std::vector<float>& matrix : h) matrix.resize(static_cast<size_t>(size * size));
     std::vector<double> seconds;

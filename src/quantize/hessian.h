@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "backend/linalg.h"
+#include "quantize/pages.h"
 
 namespace nibble {
 
@@ -13,8 +14,7 @@ class Hessian {
  public:
   explicit Hessian(
       int64_t size);  // zeros, whose pages are not resident yet; throws kResourceExhausted
-  ~Hessian();
-  Hessian(Hessian&& other) noexcept;
+  Hessian(Hessian&& other) = default;
   Hessian& operator=(Hessian&&) = delete;
 
   // Adds `count` inputs: rows[0], rows[1], ... of x [.., size], or its first ones if `rows` is
@@ -29,7 +29,8 @@ class Hessian {
  private:
   int64_t size_ = 0;
   int64_t tokens_ = 0;
-  float* data_ = nullptr;
+  Pages pages_;
+  float* data_ = nullptr;  // in pages_
 };
 
 }  // namespace nibble

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -29,11 +28,8 @@ namespace {
 
 HiddenStates HiddenStates::InMemory(int64_t rows, int64_t cols) {
   HiddenStates states(rows, cols);
-  if (states.Bytes() == 0) return states;
-  void* const data =
-      ::mmap(nullptr, states.Bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED) ThrowErrno(fmt::format("cannot allocate {} bytes", states.Bytes()));
-  states.data_ = static_cast<float*>(data);
+  states.pages_ = Pages(states.Bytes(), "calibration activations");
+  states.data_ = reinterpret_cast<float*>(states.pages_.data());
   return states;
 }
 
@@ -56,19 +52,20 @@ HiddenStates HiddenStates::InFile(int64_t rows, int64_t cols,
 }
 
 HiddenStates::~HiddenStates() {
-  if (data_ != nullptr) ::munmap(data_, Bytes());
   if (descriptor_ >= 0) ::close(descriptor_);
 }
 
 HiddenStates::HiddenStates(HiddenStates&& other) noexcept
     : rows_(std::exchange(other.rows_, 0)),
       cols_(std::exchange(other.cols_, 0)),
+      pages_(std::move(other.pages_)),
       data_(std::exchange(other.data_, nullptr)),
       descriptor_(std::exchange(other.descriptor_, -1)) {}
 
 HiddenStates& HiddenStates::operator=(HiddenStates&& other) noexcept {
   std::swap(rows_, other.rows_);
   std::swap(cols_, other.cols_);
+  std::swap(pages_, other.pages_);
   std::swap(data_, other.data_);
   std::swap(descriptor_, other.descriptor_);
   return *this;

@@ -5,6 +5,8 @@
 #include <filesystem>
 #include <span>
 
+#include "quantize/pages.h"
+
 namespace nibble {
 
 // The activations of all calibration tokens between two layers: [rows, cols] floats, in memory, or
@@ -37,7 +39,8 @@ class HiddenStates {
 
   int64_t rows_ = 0;
   int64_t cols_ = 0;
-  float* data_ = nullptr;  // pages get real on first use
+  Pages pages_;
+  float* data_ = nullptr;  // in pages_; null in a file
   int descriptor_ = -1;
 };
 

@@ -10,11 +10,13 @@
 #include <utility>
 
 #include "base/check.h"
+#include "quantize/pages.h"
 #include "quantize/sweep.h"
 
 namespace nibble {
 namespace {
 
+constexpr int64_t kFarColumns = 512;
 constexpr int64_t kMaxSampledRows = 64;  // for the error figures
 
 size_t Size(int64_t value) { return static_cast<size_t>(value); }
@@ -101,6 +103,35 @@ bool AllFinite(const float* values, int64_t count) {
   return bad == 0;
 }
 
+// Scratch of a chunk, kept by its thread from chunk to chunk.
+class Scratch {
+ public:
+  explicit Scratch(size_t bytes) {
+    if (bytes + kMaxArrays * kAlignment > pages_.size()) {
+      pages_ = Pages();  // first free, then allocate
+      pages_ = Pages(bytes + kMaxArrays * kAlignment, "the sweep");
+    }
+    next_ = pages_.data();
+  }
+
+  // At most kMaxArrays times; what was there before is still there.
+  template <typename T>
+  std::span<T> Take(int64_t count) {
+    T* const first = reinterpret_cast<T*>(next_);
+    next_ += (Size(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
+    NIBBLE_CHECK(next_ <= pages_.data() + pages_.size());
+    return {first, Size(count)};
+  }
+
+ private:
+  static constexpr size_t kAlignment = 64;
+  static constexpr size_t kMaxArrays = 16;
+  static thread_local Pages pages_;
+  std::byte* next_;
+};
+
+thread_local Pages Scratch::pages_;
+
 }  // namespace
 
 LinearSolver::LinearSolver(const Recipe& recipe, DType scale_dtype, const DenseLinear& linear,
@@ -120,7 +151,7 @@ LinearSolver::LinearSolver(const Recipe& recipe, DType scale_dtype, const DenseL
   NIBBLE_CHECK(factor == nullptr || factor->size() == cols_);
   num_groups_ = cols_ / group_size_;
   // Long chunks feed the matrix product well; short ones keep the threads busy on small Linears.
-  chunk_rows_ = rows_ >= 2048 ? 4 * kSweepRowMultiple : kSweepRowMultiple;
+  chunk_rows_ = (rows_ >= 4096 ? 8 : rows_ >= 2048 ? 4 : 1) * kSweepRowMultiple;
 
   order_.resize(Size(cols_));
   group_at_.resize(Size(cols_));
@@ -223,83 +254,94 @@ void LinearSolver::SolveChunk(int64_t chunk, bool use_factor, Linalg& linalg) {
   const int64_t first_row = chunk * chunk_rows_;
   const int64_t count = std::min(chunk_rows_, rows_ - first_row);
   const int64_t padded = (count + kSweepRowMultiple - 1) / kSweepRowMultiple * kSweepRowMultiple;
-  const auto floats = [](int64_t rows, int64_t cols) {
-    return Tensor(DType::kF32, Shape{rows, cols});
-  };
-  Tensor original = floats(count, cols_);
-  Tensor scales = floats(num_groups_, padded);
-  Tensor zero_points = floats(num_groups_, padded);
-  float* const weights = original.As<float>().data();
+  const int64_t block_size = std::min(recipe_->block_size, cols_);
+  // The errors of a few blocks are spread to the columns beyond them together: longer products.
+  const int64_t far = std::max<int64_t>(1, kFarColumns / block_size) * block_size;
+  Scratch scratch(sizeof(float) * Size(count * cols_ + padded * (cols_ + far) + cols_ +
+                                       (2 * num_groups_ + 1) * padded) +
+                  Size((count + padded) * cols_));
+  float* const weights = scratch.Take<float>(count * cols_).data();
+  float* const current = scratch.Take<float>(cols_ * padded).data();
+  float* const errors = scratch.Take<float>(far * padded).data();
+  const std::span<float> scales = scratch.Take<float>(num_groups_ * padded);
+  const std::span<float> zero_points = scratch.Take<float>(num_groups_ * padded);
+  float* const block_losses = scratch.Take<float>(padded).data();
+  float* const decoded = scratch.Take<float>(cols_).data();
+  int8_t* const codes_at = scratch.Take<int8_t>(cols_ * padded).data();
+  const std::span<int8_t> codes = scratch.Take<int8_t>(count * cols_);
   ReadRows(first_row, count, weights);
 
   std::vector<float> ordered(packed_.g_idx ? Size(cols_) : 0);
   std::vector<Grid> grids(Size(num_groups_));
-  std::fill(scales.As<float>().begin(), scales.As<float>().end(), 1.0f);
+  std::ranges::fill(scales, 1.0f);  // rows of padding, too
+  std::ranges::fill(zero_points, 0.0f);
   for (int64_t row = 0; row < count; ++row) {
     ObserveRow(weights + row * cols_, ordered.data(), grids.data());
     StoreGrids(first_row + row, grids);
     for (int64_t group = 0; group < num_groups_; ++group) {
-      scales.As<float>()[Size(group * padded + row)] = grids[Size(group)].scale;
-      zero_points.As<float>()[Size(group * padded + row)] = grids[Size(group)].zero_point;
+      scales[Size(group * padded + row)] = grids[Size(group)].scale;
+      zero_points[Size(group * padded + row)] = grids[Size(group)].zero_point;
     }
   }
 
   // The sweep, on the transposed chunk.
-  Tensor current = floats(cols_, padded);
-  Tensor errors = floats(std::min(recipe_->block_size, cols_), padded);
-  Tensor block_losses = floats(1, padded);
-  std::vector<int8_t> codes_at(Size(cols_ * padded));
-  TransposeInOrder(weights, count, cols_, order_, padded, current.As<float>().data());
+  TransposeInOrder(weights, count, cols_, order_, padded, current);
   if (use_factor && recipe_->dead_columns == DeadColumns::kZero) {
     for (int64_t i = 0; i < cols_; ++i) {
       if (!factor_->is_dead(order_[Size(i)])) continue;
-      float* const column = current.As<float>().data() + i * padded;
+      float* const column = current + i * padded;
       std::fill(column, column + padded, 0.0f);
     }
   }
-  for (int64_t first = 0; first < cols_; first += recipe_->block_size) {
+  for (int64_t first = 0; first < cols_; first += block_size) {
     SweepBlock block;
-    block.columns = std::min(recipe_->block_size, cols_ - first);
+    block.columns = std::min(block_size, cols_ - first);
     block.rows = padded;
-    block.weights = current.As<float>().data() + first * padded;
+    block.weights = current + first * padded;
     block.factor = use_factor ? factor_->factor() + first * cols_ + first : nullptr;
     block.factor_stride = cols_;
     block.groups = group_at_.data() + first;
-    block.scales = scales.As<float>().data();
-    block.zero_points = zero_points.As<float>().data();
+    block.scales = scales.data();
+    block.zero_points = zero_points.data();
     block.min_code = static_cast<float>(recipe_->min_code());
     block.max_code = static_cast<float>(recipe_->max_code());
-    block.codes = codes_at.data() + first * padded;
-    block.errors = errors.As<float>().data();
-    block.losses = block_losses.As<float>().data();
+    block.codes = codes_at + first * padded;
+    block.errors = errors + first % far * padded;
+    block.losses = block_losses;
     Sweep(block);
     const int64_t next = first + block.columns;
     if (!use_factor) continue;
     for (int64_t row = 0; row < count; ++row) {
       losses_[Size(first_row + row)] += static_cast<double>(block.losses[row]);
     }
-    linalg.TransposedMultiplyAdd(-1.0f, factor_->factor() + first * cols_ + next, cols_,
-                                 block.errors, padded, current.As<float>().data() + next * padded,
-                                 padded, cols_ - next, padded, block.columns);
+    // Errors of columns [from, next) to columns [next, to).
+    const auto spread = [&](int64_t from, int64_t to) {
+      linalg.TransposedMultiplyAdd(-1.0f, factor_->factor() + from * cols_ + next, cols_,
+                                   errors + from % far * padded, padded, current + next * padded,
+                                   padded, to - next, padded, next - from);
+    };
+    if (next % far == 0) {
+      spread(next - far, cols_);
+    } else {
+      spread(first, std::min(next / far * far + far, cols_));
+    }
   }
 
   // Back to rows: codes, and how far they are from what they stand for.
-  std::vector<int8_t> codes(Size(count * cols_));
-  TransposeBack(codes_at.data(), count, cols_, order_, padded, codes.data());
+  TransposeBack(codes_at, count, cols_, order_, padded, codes.data());
   const double damping = use_factor ? static_cast<double>(factor_->damping_added()) : 0;
-  std::vector<float> decoded(Size(cols_));
   for (int64_t row = 0; row < count; ++row) {
     for (int64_t group = 0; group < num_groups_; ++group) {
       const size_t at = Size(group * padded + row);
-      grids[Size(group)] = {scales.As<float>()[at], zero_points.As<float>()[at]};
+      grids[Size(group)] = {scales[at], zero_points[at]};
     }
     const float* const row_weights = weights + row * cols_;
-    DecodeRow(codes.data() + row * cols_, grids.data(), decoded.data());
-    const Squares squares = SumSquares(row_weights, decoded.data(), cols_);
+    DecodeRow(codes.data() + row * cols_, grids.data(), decoded);
+    const Squares squares = SumSquares(row_weights, decoded, cols_);
     double dead_error = 0;
     if (use_factor) {
       for (const int32_t k : dead_columns_) {
-        const double error = static_cast<double>(row_weights[k] - decoded[Size(k)]);
+        const double error = static_cast<double>(row_weights[k] - decoded[k]);
         dead_error += error * error;
       }
     }

@@ -52,7 +52,7 @@ std::vector<QuantizePlan::Item> Items(const MemoryQuestion& question, const Way&
   const int64_t gathered = std::min<int64_t>(step, 2048) * hidden * kFloat;
 
   const int64_t width = std::max(hidden, middle);
-  const int64_t chunk_rows = 256;
+  const int64_t chunk_rows = width > 2048 ? 512 : 256;
   const int64_t solver = question.threads * chunk_rows * width * (2 * kFloat + 3) +
                          width * 128 * 2 * kFloat +
                          std::min<int64_t>(2048, width / 2) * width * kFloat;

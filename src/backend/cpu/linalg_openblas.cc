@@ -5,6 +5,7 @@
 
 #include "backend/cpu/openblas.h"
 #include "backend/cpu/small_linalg.h"
+#include "backend/cpu/tile_product.h"
 
 namespace nibble {
 namespace {
@@ -44,11 +45,21 @@ class OpenBlasLinalg : public Linalg {
   int num_threads() const override { return pool_->num_threads(); }
 
  private:
+  // C[m, n] += alpha op(A) op(B), as OpenBlas::Gemm.
+  void Multiply(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha,
+                const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc);
+  // C[m, n] = A V^T, A [m, k] and V [n, k] upper triangular.
+  void TimesTransposedUpper(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda,
+                            const float* v, int64_t ldv, float* c, int64_t ldc);
+  // C[m, n] = A V, A [m, k] and V [k, n], whose last n rows are upper triangular.
+  void TimesUpper(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* v,
+                  int64_t ldv, float* c, int64_t ldc);
   void LargeGramUpdate(const float* x, int64_t rows, int64_t cols, float* h);
   int64_t Factor(float* h, int64_t n, int64_t stride, int64_t leaf, float* scratch);
 
   ThreadPool* pool_;
   OpenBlas blas_;
+  const bool tiles_ = cpu::HasTileProducts();
   bool inside_ = false;  // a ParallelFor is running; its bodies may read this
   std::vector<float> gathered_;
   std::vector<float> scratch_;
@@ -107,6 +118,13 @@ void OpenBlasLinalg::LargeGramUpdate(const float* x, int64_t rows, int64_t cols,
       i = j;
     }
     float* const tile = h + i * side * cols + j * side;
+    if (tiles_) {
+      const cpu::TileOperand left{.data = x + i * side, .stride = cols, .depth_major = true};
+      const cpu::TileOperand right{.data = x + j * side, .stride = cols, .depth_major = true};
+      cpu::TileProduct(left, right, size(i), size(j), rows, 1.0f,
+                       {.data = tile, .stride = cols, .upper_only = i == j});
+      return;
+    }
     for (int64_t row = 0; row < rows; row += kGramRows) {
       const int64_t k = std::min(kGramRows, rows - row);
       const float* const slice = x + row * cols;
@@ -126,9 +144,48 @@ void OpenBlasLinalg::TransposedMultiplyAdd(float alpha, const float* a, int64_t 
   constexpr int64_t kRows = 512;
   ParallelFor((m + kRows - 1) / kRows, [&](int64_t index, int) {
     const int64_t row = index * kRows;
-    blas_.Gemm(true, false, std::min(kRows, m - row), n, k, alpha, a + row, lda, b, ldb,
-               c + row * ldc, ldc);
+    Multiply(true, false, std::min(kRows, m - row), n, k, alpha, a + row, lda, b, ldb,
+             c + row * ldc, ldc);
   });
+}
+
+void OpenBlasLinalg::Multiply(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k,
+                              float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
+                              float* c, int64_t ldc) {
+  if (!tiles_) {
+    blas_.Gemm(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, c, ldc);
+    return;
+  }
+  cpu::TileProduct({.data = a, .stride = lda, .depth_major = transpose_a},
+                   {.data = b, .stride = ldb, .depth_major = !transpose_b}, m, n, k, alpha,
+                   {.data = c, .stride = ldc});
+}
+
+void OpenBlasLinalg::TimesTransposedUpper(int64_t m, int64_t n, int64_t k, const float* a,
+                                          int64_t lda, const float* v, int64_t ldv, float* c,
+                                          int64_t ldc) {
+  if (tiles_) {
+    cpu::TileProduct({.data = a, .stride = lda}, {.data = v, .stride = ldv, .upper = true}, m, n, k,
+                     1.0f, {.data = c, .stride = ldc, .set = true});
+    return;
+  }
+  for (int64_t row = 0; row < m; ++row) std::copy_n(a + row * lda, n, c + row * ldc);
+  blas_.MultiplyByUpper(true, m, n, v, ldv, c, ldc);
+  blas_.Gemm(false, true, m, n, k - n, 1.0f, a + n, lda, v + n, ldv, c, ldc);
+}
+
+void OpenBlasLinalg::TimesUpper(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda,
+                                const float* v, int64_t ldv, float* c, int64_t ldc) {
+  if (tiles_) {
+    cpu::TileProduct(
+        {.data = a, .stride = lda},
+        {.data = v, .stride = ldv, .depth_major = true, .upper = true, .upper_from = k - n}, m, n,
+        k, 1.0f, {.data = c, .stride = ldc, .set = true});
+    return;
+  }
+  for (int64_t row = 0; row < m; ++row) std::copy_n(a + row * lda + k - n, n, c + row * ldc);
+  blas_.MultiplyByUpper(false, m, n, v + (k - n) * ldv, ldv, c, ldc);
+  blas_.Gemm(false, false, m, n, k - n, 1.0f, a, lda, v, ldv, c, ldc);
 }
 
 int64_t OpenBlasLinalg::InverseCholesky(float* h, int64_t n) {
@@ -165,24 +222,13 @@ int64_t OpenBlasLinalg::Factor(float* h, int64_t n, int64_t stride, int64_t leaf
     return Tile{i * side, j * side, std::min(side, top - i * side),
                 std::min(side, rest - j * side)};
   };
-  const auto copy = [](const float* from, int64_t from_stride, const Tile& tile, float* to,
-                       int64_t to_stride) {
-    for (int64_t row = 0; row < tile.height; ++row) {
-      std::copy_n(from + row * from_stride, tile.width, to + row * to_stride);
-    }
-  };
 
   // P. The first columns take the longest.
   ParallelFor(rows * cols, [&](int64_t index, int) {
     const Tile tile = tile_at(index % rows, index / rows);
-    const int64_t next = tile.col + tile.width;
-    const float* const from = b + tile.row * stride;
-    float* const to = p + tile.row * rest + tile.col;
-    copy(from + tile.col, stride, tile, to, rest);
-    const float* const v_row = v + tile.col * stride;
-    blas_.MultiplyByUpper(true, tile.height, tile.width, v_row + tile.col, stride, to, rest);
-    blas_.Gemm(false, true, tile.height, tile.width, rest - next, 1.0f, from + next, stride,
-               v_row + next, stride, to, rest);
+    TimesTransposedUpper(tile.height, tile.width, rest - tile.col, b + tile.row * stride + tile.col,
+                         stride, v + tile.col * stride + tile.col, stride,
+                         p + tile.row * rest + tile.col, rest);
   });
   // S.
   const int64_t s_side = std::clamp<int64_t>(top / 4, 128, 512);
@@ -197,28 +243,42 @@ int64_t OpenBlasLinalg::Factor(float* h, int64_t n, int64_t stride, int64_t leaf
     }
     const int64_t row = i * s_side, col = j * s_side;
     const int64_t width = std::min(s_side, top - col);
-    if (i == j) {
-      blas_.SubtractOuter(width, rest, p + row * rest, rest, h + row * stride + col, stride);
+    float* const s = h + row * stride + col;
+    if (i < j) {
+      Multiply(false, true, s_side, width, rest, -1.0f, p + row * rest, rest, p + col * rest, rest,
+               s, stride);
+    } else if (tiles_) {
+      const cpu::TileOperand factor{.data = p + row * rest, .stride = rest};
+      cpu::TileProduct(factor, factor, width, width, rest, -1.0f,
+                       {.data = s, .stride = stride, .upper_only = true});
     } else {
-      blas_.Gemm(false, true, s_side, width, rest, -1.0f, p + row * rest, rest, p + col * rest,
-                 rest, h + row * stride + col, stride);
+      blas_.SubtractOuter(width, rest, p + row * rest, rest, s, stride);
     }
   });
   // P V in the place of B. The last columns take the longest.
   ParallelFor(rows * cols, [&](int64_t index, int) {
     const Tile tile = tile_at(index % rows, cols - 1 - index / rows);
-    const float* const from = p + tile.row * rest;
-    float* const to = b + tile.row * stride + tile.col;
-    copy(from + tile.col, rest, tile, to, stride);
-    blas_.MultiplyByUpper(false, tile.height, tile.width, v + tile.col * stride + tile.col, stride,
-                          to, stride);
-    blas_.Gemm(false, false, tile.height, tile.width, tile.col, 1.0f, from, rest, v + tile.col,
-               stride, to, stride);
+    TimesUpper(tile.height, tile.width, tile.col + tile.width, p + tile.row * rest, rest,
+               v + tile.col, stride, b + tile.row * stride + tile.col, stride);
   });
   // The scratch is free again.
   if (const int64_t bad = Factor(h, top, stride, leaf, p); bad >= 0) return bad;
-  ParallelFor(cols, [&](int64_t j, int) {
-    blas_.NegatedUpperTimes(top, std::min(side, rest - j * side), h, stride, b + j * side, stride);
+  if (!tiles_) {
+    ParallelFor(cols, [&](int64_t j, int) {
+      blas_.NegatedUpperTimes(top, std::min(side, rest - j * side), h, stride, b + j * side,
+                              stride);
+    });
+    return -1;
+  }
+  ParallelFor(top, [&](int64_t row, int) { std::copy_n(b + row * stride, rest, p + row * rest); });
+  ParallelFor(rows * cols, [&](int64_t index, int) {
+    const Tile tile = tile_at(index / cols, index % cols);
+    const cpu::TileOperand left{
+        .data = h + tile.row * stride + tile.row, .stride = stride, .upper = true};
+    const cpu::TileOperand right{
+        .data = p + tile.row * rest + tile.col, .stride = rest, .depth_major = true};
+    cpu::TileProduct(left, right, tile.height, tile.width, top - tile.row, -1.0f,
+                     {.data = b + tile.row * stride + tile.col, .stride = stride, .set = true});
   });
   return -1;
 }
