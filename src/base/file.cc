@@ -126,6 +126,10 @@ void MappedFile::DontNeed(std::span<const std::byte> range) const {
   if (first < last) Advise(first, last, MADV_DONTNEED);
 }
 
+void MappedFile::ExpectJumps(bool jumps) const {
+  if (size_ > 0) Advise(0, size_, jumps ? MADV_RANDOM : MADV_NORMAL);
+}
+
 AtomicFile::AtomicFile(const std::filesystem::path& path) : path_(path) {
   // Unique among processes and threads, so two writers of one file never mix; whoever renames last
   // wins.

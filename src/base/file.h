@@ -23,6 +23,8 @@ class MappedFile {
   // Hints about `range`, which must lie inside bytes(): read it soon; forget its resident pages.
   void WillNeed(std::span<const std::byte> range) const;
   void DontNeed(std::span<const std::byte> range) const;
+  // Whether a few bytes here and there are wanted: then a page is read alone, not its surroundings.
+  void ExpectJumps(bool jumps) const;
 
  private:
   // madvise over bytes [first, last), `first` at the start of a page.

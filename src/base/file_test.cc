@@ -65,6 +65,7 @@ TEST_F(FileTest, MapsAnEmptyFile) {
   EXPECT_TRUE(mapped.bytes().empty());
   mapped.WillNeed(mapped.bytes());
   mapped.DontNeed(mapped.bytes());
+  mapped.ExpectJumps(true);
   EXPECT_EQ(ReadTextFile(Path("empty")), "");
 }
 
@@ -100,6 +101,11 @@ TEST_F(FileTest, ReadsDroppedPagesAgain) {
   mapped.DontNeed(mapped.bytes().subspan(5000, 3));  // no whole page inside
   mapped.WillNeed(mapped.bytes().subspan(5000, 3));
   EXPECT_TRUE(same());
+  for (const bool jumps : {true, false}) {
+    mapped.ExpectJumps(jumps);
+    mapped.DontNeed(mapped.bytes());
+    EXPECT_TRUE(same());
+  }
 }
 
 TEST_F(FileTest, SaysWhatCannotBeRead) {
