@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <vector>
+
 #include "backend/make_backend.h"
 
 namespace nibble {
@@ -26,26 +29,31 @@ TEST(ActivationStream, TakesEveryRowThroughTheStepsInOrder) {
 
   const Tensor table = Tensor::FromVector<float>({0, 10, 1, 11, 2, 12}, Shape{3, 2});
   const auto embedding = backend->Prepare(table.view(), Role::kEmbedding);
-  HiddenStates hidden = HiddenStates::InMemory(6, 2);
-  stream.Embed(*embedding, hidden);
-  std::vector<float> rows(12);
-  hidden.Load(0, rows);
-  EXPECT_THAT(rows, ElementsAre(0, 10, 1, 11, 2, 12, 1, 11, 1, 11, 2, 12));
+  const auto directory = std::filesystem::path(::testing::TempDir()) / "activation_stream";
+  std::filesystem::create_directories(directory);
+  for (const bool in_file : {false, true}) {
+    HiddenStates hidden =
+        in_file ? HiddenStates::InFile(6, 2, directory) : HiddenStates::InMemory(6, 2);
+    stream.Embed(*embedding, hidden);
+    std::vector<float> rows(12);
+    hidden.Load(0, rows);
+    EXPECT_THAT(rows, ElementsAre(0, 10, 1, 11, 2, 12, 1, 11, 1, 11, 2, 12));
 
-  std::vector<int64_t> firsts;
-  stream.ForEach(hidden, &hidden, [&](const TokenBatch& batch) {
-    firsts.push_back(batch.first_token);
-    for (int64_t row = 0; row < workspace.x.rows; ++row) workspace.x.row(row)[0] += 100;
-  });
-  EXPECT_THAT(firsts, ElementsAre(0, 3));
-  hidden.Load(0, rows);
-  EXPECT_THAT(rows, ElementsAre(100, 10, 101, 11, 102, 12, 101, 11, 101, 11, 102, 12));
+    std::vector<int64_t> firsts;
+    stream.ForEach(hidden, &hidden, [&](const TokenBatch& batch) {
+      firsts.push_back(batch.first_token);
+      for (int64_t row = 0; row < workspace.x.rows; ++row) workspace.x.row(row)[0] += 100;
+    });
+    EXPECT_THAT(firsts, ElementsAre(0, 3));
+    hidden.Load(0, rows);
+    EXPECT_THAT(rows, ElementsAre(100, 10, 101, 11, 102, 12, 101, 11, 101, 11, 102, 12));
 
-  // Without a destination nothing is kept.
-  stream.ForEach(hidden, nullptr, [&](const TokenBatch&) { workspace.x.row(0)[0] = -1; });
-  std::vector<float> after(12);
-  hidden.Load(0, after);
-  EXPECT_EQ(after, rows);
+    // Without a destination nothing is kept.
+    stream.ForEach(hidden, nullptr, [&](const TokenBatch&) { workspace.x.row(0)[0] = -1; });
+    std::vector<float> after(12);
+    hidden.Load(0, after);
+    EXPECT_EQ(after, rows);
+  }
 }
 
 }  // namespace

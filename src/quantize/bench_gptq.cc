@@ -58,13 +58,13 @@ class Bench {
   void Factor(int64_t size) {
     Linalg& linalg = backend_->linalg();
     const int64_t copies = size <= 512 ? 8 * linalg.num_threads() : 1;
-    std::vector<std::vector<float>> h(static_cast<size_t>(copies));
-    for (std::vector<float>& matrix : h) matrix.resize(static_cast<size_t>(size * size));
+    std::vector<Hessian> h;
+    for (int64_t i = 0; i < copies; ++i) h.emplace_back(size);
     std::vector<double> seconds;
     for (int i = 0; i <= options_.repeats; ++i) {
-      for (std::vector<float>& matrix : h) {  // what was there is destroyed by being factored
-        std::fill(matrix.begin(), matrix.end(), 1.0f / static_cast<float>(size));
-        for (int64_t k = 0; k < size; ++k) matrix[static_cast<size_t>(k * size + k)] = 2;
+      for (Hessian& matrix : h) {  // what was there is destroyed by being factored
+        std::fill_n(matrix.data(), size * size, 1.0f / static_cast<float>(size));
+        for (int64_t k = 0; k < size; ++k) matrix.data()[k * size + k] = 2;
       }
       const auto start = std::chrono::steady_clock::now();
       if (copies == 1) {

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 namespace nibble {
@@ -23,6 +25,9 @@ TEST(HiddenStates, MemoryAndFileKeepTheSameRows) {
     states->Load(500, found);
     EXPECT_EQ(found, std::vector<float>(rows.size(), 0.0f));
     states->Store(997, rows);
+    const std::span<const float> there = std::as_const(*states).Rows(997, 3);
+    EXPECT_EQ(there.empty(), states->in_file());
+    EXPECT_TRUE(there.empty() || std::equal(there.begin(), there.end(), rows.begin(), rows.end()));
     HiddenStates moved = std::move(*states);
     moved.Load(997, found);
     EXPECT_EQ(found, rows);

@@ -30,8 +30,8 @@ struct LayerWork {
 // `all_experts`: every expert's statistics see every token.
 LayerWork CountLayerWork(const ModelConfig& config, const TokenBatches& batches, bool all_experts);
 
-// Single-precision rate of matrix products over all threads, measured for a few hundredths of a
-// second.
+// Single-precision rate of matrix products over all threads, by float multiply-adds (matrix tiles
+// may beat it), measured for a few hundredths of a second.
 double MeasureGflopPerSecond(Linalg& linalg);
 
 // Wall time, CPU time and floating-point work by phase.

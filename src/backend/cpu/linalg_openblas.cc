@@ -1,8 +1,8 @@
 #include "backend/cpu/linalg_openblas.h"
 
 #include <algorithm>
-#include <vector>
 
+#include "backend/cpu/memory.h"
 #include "backend/cpu/openblas.h"
 #include "backend/cpu/small_linalg.h"
 #include "backend/cpu/tile_product.h"
@@ -61,8 +61,8 @@ class OpenBlasLinalg : public Linalg {
   OpenBlas blas_;
   const bool tiles_ = cpu::HasTileProducts();
   bool inside_ = false;  // a ParallelFor is running; its bodies may read this
-  std::vector<float> gathered_;
-  std::vector<float> scratch_;
+  cpu::Scratch gathered_;
+  cpu::Scratch scratch_;
 };
 
 void OpenBlasLinalg::ParallelFor(int64_t count, const std::function<void(int64_t, int)>& body) {
@@ -90,15 +90,15 @@ void OpenBlasLinalg::GramUpdate(const float* x, const int32_t* rows, int64_t cou
     return;
   }
   if (rows == nullptr) return LargeGramUpdate(x, count, cols, h);
-  std::vector<float> own;
-  std::vector<float>& gathered = inside_ ? own : gathered_;
+  cpu::Scratch own;
+  float* const gathered =
+      (inside_ ? own : gathered_).Get<float>(std::min(kGatheredRows, count) * cols);
   for (int64_t first = 0; first < count; first += kGatheredRows) {
     const int64_t some = std::min(kGatheredRows, count - first);
-    gathered.resize(std::max(gathered.size(), static_cast<size_t>(some * cols)));
     ParallelFor(some, [&](int64_t i, int) {
-      std::copy_n(x + rows[first + i] * cols, cols, gathered.data() + i * cols);
+      std::copy_n(x + rows[first + i] * cols, cols, gathered + i * cols);
     });
-    LargeGramUpdate(gathered.data(), some, cols, h);
+    LargeGramUpdate(gathered, some, cols, h);
   }
 }
 
@@ -190,11 +190,10 @@ void OpenBlasLinalg::TimesUpper(int64_t m, int64_t n, int64_t k, const float* a,
 
 int64_t OpenBlasLinalg::InverseCholesky(float* h, int64_t n) {
   if (n <= kSmallFactor) return cpu::SmallInverseCholesky(h, n, n);
-  std::vector<float> own;
-  std::vector<float>& scratch = inside_ ? own : scratch_;
   const int64_t rows = TopRows(n);
-  scratch.resize(std::max(scratch.size(), static_cast<size_t>(rows * (n - rows))));
-  return Factor(h, n, n, n <= 4096 ? 256 : kSmallFactor, scratch.data());
+  cpu::Scratch own;
+  float* const scratch = (inside_ ? own : scratch_).Get<float>(rows * (n - rows));
+  return Factor(h, n, n, n <= 4096 ? 256 : kSmallFactor, scratch);
 }
 
 // With H cut into  A   B   where the factor V of D^-1 = V^T V is known, P = B V^T and S = A - P

@@ -256,12 +256,20 @@ class Elimination {
     }
   }
 
-  // to = from - A^T B, kBlock rows of a panel.
+  // to = from - A^T B, kBlock rows of a panel. As much depth at a time as the first-level cache has
+  // room for.
   void Subtract(const float* a, const float* b, int64_t depth, const float* from, float* to) const {
-    for (int64_t row = 0; row < kBlock; row += kRows) {
-      Tile<kRows, Then::kSubtractFrom>(a + row, b, depth, from + row * width_, to + row * width_,
-                                       width_);
-    }
+    constexpr int64_t kDepth = 128;
+    int64_t first = 0;
+    do {
+      const int64_t some = std::min(kDepth, depth - first);
+      for (int64_t row = 0; row < kBlock; row += kRows) {
+        Tile<kRows, Then::kSubtractFrom>(a + first * width_ + row, b + first * width_, some,
+                                         from + row * width_, to + row * width_, width_);
+      }
+      from = to;
+      first += kDepth;
+    } while (first < depth);
   }
 
   // to = Z block, with the inverse transposed square of EliminateSquare.

@@ -23,7 +23,7 @@ void StopTiles();
 void PackTiles(const TileOperand& from, int64_t first_line, int64_t lines, int64_t first,
                int64_t depth, bool left, char* to);
 
-// sums[kPairLines, kPairLines] = the product of two panels with two others, `steps` long.
+// sums[kPairLines, kPairLines] = the product of two panels with two others, `steps` long (none: 0).
 void MultiplyTiles(const char* a0, const char* a1, const char* b0, const char* b1, int64_t steps,
                    float* sums);
 

@@ -80,21 +80,30 @@ void PackTiles(const TileOperand& from, int64_t first_line, int64_t lines, int64
   const int64_t end = first + depth;
   const int64_t steps = (depth + kTileDepth - 1) / kTileDepth;
   const int64_t panels = (lines + kTileLines - 1) / kTileLines;
-  // A row of memory is 16 lines of one depth, or 16 depths of one line.
-  const auto load = [&](int64_t row, int64_t col, int64_t row_end, int64_t col_end) {
+  // 16 lines of one depth, or 16 depths of one line: neighbours in memory. `whole` says that
+  // nothing around there is beyond an end or below the diagonal.
+  const auto load = [&](bool whole, int64_t row, int64_t col, int64_t row_end, int64_t col_end) {
+    const float* const at = from.data + row * from.stride + col;
+    if (whole) return _mm512_loadu_ps(at);
     if (row >= row_end) return _mm512_setzero_ps();
     const __mmask16 mask = Bits(from.upper ? row - from.upper_from - col : 0, col_end - col);
-    return _mm512_maskz_loadu_ps(mask, from.data + row * from.stride + col);
+    return _mm512_maskz_loadu_ps(mask, at);
+  };
+  const auto is_whole = [&](int64_t row, int64_t rows, int64_t row_end, int64_t col, int64_t cols,
+                            int64_t col_end) {
+    return row + rows <= row_end && col + cols <= col_end &&
+           (!from.upper || row + rows - 1 <= col + from.upper_from);
   };
   if (from.depth_major) {
     for (int64_t step = 0; step < steps; ++step) {
+      const int64_t k = first + step * kTileDepth;
       for (int64_t panel = 0; panel < panels; ++panel) {
         char* const tiles = to + (panel * steps + step) * kStepBytes;
         const int64_t line = first_line + panel * kTileLines;
+        const bool whole = is_whole(k, kTileDepth, end, line, kTileLines, line_end);
         for (int64_t pair = 0; pair < kTileDepth / 2; ++pair) {
-          const int64_t k = first + step * kTileDepth + 2 * pair;
-          StoreParts(load(k, line, end, line_end), load(k + 1, line, end, line_end),
-                     tiles + pair * 64);
+          StoreParts(load(whole, k + 2 * pair, line, end, line_end),
+                     load(whole, k + 2 * pair + 1, line, end, line_end), tiles + pair * 64);
         }
         if (!left) continue;
         for (int part = 0; part < 3; ++part) Transpose(tiles + part * kTileBytes);
@@ -105,13 +114,14 @@ void PackTiles(const TileOperand& from, int64_t first_line, int64_t lines, int64
   const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
   for (int64_t panel = 0; panel < panels; ++panel) {
+    const int64_t line = first_line + panel * kTileLines;
     for (int64_t step = 0; step < steps; ++step) {
       char* const tiles = to + (panel * steps + step) * kStepBytes;
       const int64_t k = first + step * kTileDepth;
+      const bool whole = is_whole(line, kTileLines, line_end, k, kTileDepth, end);
       for (int64_t i = 0; i < kTileLines; ++i) {
-        const int64_t line = first_line + panel * kTileLines + i;
-        const __m512 one = load(line, k, line_end, end);
-        const __m512 two = load(line, k + 16, line_end, end);
+        const __m512 one = load(whole, line + i, k, line_end, end);
+        const __m512 two = load(whole, line + i, k + 16, line_end, end);
         StoreParts(_mm512_permutex2var_ps(one, even, two), _mm512_permutex2var_ps(one, odd, two),
                    tiles + i * 64);
       }

@@ -15,6 +15,7 @@ namespace {
 constexpr int64_t kDepthBlock = 256;
 constexpr int64_t kRowBlock = 256;
 constexpr int64_t kColumnBlock = 512;
+constexpr int64_t kNoDiagonal = -kPairLines;  // as far to the left as makes no difference
 
 bool Ask() {
   __builtin_cpu_init();
@@ -31,6 +32,22 @@ bool Ask() {
   // The kernel saves tiles for those alone who ask.
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+struct Steps {
+  int64_t begin;
+  int64_t end;
+};
+
+// The steps of depth from `k` on in which lines [first, first + kPairLines) are not all zeros.
+Steps NonZeroSteps(const TileOperand& operand, int64_t first, int64_t k, int64_t steps) {
+  if (!operand.upper) return {0, steps};
+  if (operand.depth_major) {
+    const int64_t end = first + kPairLines + operand.upper_from;  // of depth
+    return {0, std::clamp<int64_t>((end - k + kTileDepth - 1) / kTileDepth, 0, steps)};
+  }
+  const int64_t begin = first - operand.upper_from;
+  return {std::clamp<int64_t>((begin - k) / kTileDepth, 0, steps), steps};
 }
 
 struct Scratch {
@@ -76,18 +93,25 @@ void TileProduct(const TileOperand& a, const TileOperand& b, int64_t m, int64_t 
           const char* const b0 = scratch->b + col / kTileLines * panel_bytes;
           const char* const b1 = cols - col > kTileLines ? b0 + panel_bytes : b0;
           const int64_t width = std::min(kPairLines, cols - col);
+          const Steps of_b = NonZeroSteps(b, col0 + col, k, steps);
           for (int64_t row = 0; row < rows; row += kPairLines) {
             const int64_t height = std::min(kPairLines, rows - row);
             // How far the diagonal lies to the right of this corner.
             const int64_t skip = row0 + row - (col0 + col);
             if (c.upper_only && skip >= width) break;
             float* const to = c.data + (row0 + row) * c.stride + col0 + col;
-            if (!c.set || k > 0) PrefetchTarget(to, height, width, c.stride);
+            const bool set = c.set && k == 0;
+            const Steps of_a = NonZeroSteps(a, row0 + row, k, steps);
+            const int64_t begin = std::max(of_a.begin, of_b.begin);
+            const int64_t some_steps = std::min(of_a.end, of_b.end) - begin;
+            if (some_steps <= 0 && !set) continue;
+            if (!set) PrefetchTarget(to, height, width, c.stride);
             const char* const a0 = scratch->a + row / kTileLines * panel_bytes;
             const char* const a1 = rows - row > kTileLines ? a0 + panel_bytes : a0;
-            MultiplyTiles(a0, a1, b0, b1, steps, scratch->sums);
-            AddSums(scratch->sums, height, width, c.upper_only ? skip : -kRowBlock * 1024, alpha,
-                    c.set && k == 0, to, c.stride);
+            const int64_t at = begin * kStepBytes;
+            MultiplyTiles(a0 + at, a1 + at, b0 + at, b1 + at, some_steps, scratch->sums);
+            AddSums(scratch->sums, height, width, c.upper_only ? skip : kNoDiagonal, alpha, set, to,
+                    c.stride);
           }
         }
       }
