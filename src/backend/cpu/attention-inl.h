@@ -66,14 +66,17 @@ struct AttendRows {
     for (int64_t i = 0; i < num_rows * padded; i += 16) Isa::Store(sums + i, Isa::Zero());
   }
 
-  NIBBLE_INLINE const float* Query(int64_t row) const {
-    return block.q + row / block.heads_per_kv_head * block.stride +
-           row % block.heads_per_kv_head * block.head_dim;
+  // Of `row`, counted from the first token of the block. Short numbers divide faster.
+  NIBBLE_INLINE int64_t Token(int64_t row) const {
+    return static_cast<uint32_t>(row) / static_cast<uint32_t>(block.heads_per_kv_head);
+  }
+  // Where a row starts in the queries, and in the result.
+  NIBBLE_INLINE int64_t RowOffset(int64_t row) const {
+    const int64_t token = Token(row);
+    return token * block.stride + (row - token * block.heads_per_kv_head) * block.head_dim;
   }
   // Row `row` sees the keys of positions [Oldest(row), Limit(row)).
-  NIBBLE_INLINE int64_t Limit(int64_t row) const {
-    return block.first_position + row / block.heads_per_kv_head + 1;
-  }
+  NIBBLE_INLINE int64_t Limit(int64_t row) const { return block.first_position + Token(row) + 1; }
   NIBBLE_INLINE int64_t Oldest(int64_t row) const {
     const int64_t oldest = Limit(row) - block.sliding_window;
     return block.sliding_window > 0 && oldest > 0 ? oldest : 0;
@@ -122,6 +125,10 @@ struct AttendRows {
         if (!whole) s = visible(s, minus_infinity, key + 16 * v);
         most[v] = Isa::Max(most[v], s);
       }
+    }
+    if (block.partials == nullptr) {  // soon to be written
+      const float* const out = block.out + RowOffset(row);
+      for (int64_t d = 0; d < block.head_dim; d += 16) __builtin_prefetch(out + d, 1, 2);
     }
     const float here =
         Isa::MaxLane(Isa::Max(Isa::Max(most[0], most[1]), Isa::Max(most[2], most[3])));
@@ -176,8 +183,7 @@ struct AttendRows {
   void Finish() const {
     for (int64_t row = 0; row < num_rows; ++row) {
       const F inverse = Isa::Set(1.0f / total[row]);
-      float* const out = block.out + row / block.heads_per_kv_head * block.stride +
-                         row % block.heads_per_kv_head * block.head_dim;
+      float* const out = block.out + RowOffset(row);
       for (int64_t d = 0; d < block.head_dim; d += 16) {
         Isa::StoreFirst(out + d, Isa::Mul(Isa::Load(sums + row * padded + d), inverse),
                         block.head_dim - d);
@@ -243,8 +249,9 @@ struct Attend : AttendRows<Isa> {
   bool pages_fit;  // groups of 16 tokens lie inside KV blocks
   bool in_place;   // keys and values are read where they lie
   int64_t row_bytes;
-  float* keys;    // [head_dim][64], if not in place
-  float* values;  // [64][padded]
+  float* keys;     // [head_dim][64], if not in place
+  float* values;   // [64][padded]
+  float* queries;  // for every run of n <= kRun rows [head_dim][n]
   float* working;
 
   explicit Attend(const AttentionBlock& b) : Base(b) {
@@ -254,7 +261,8 @@ struct Attend : AttendRows<Isa> {
     in_place = pages_fit && whole_tiles && (kPerWord == 1 || num_rows <= kFewRows);
     keys = scores + num_rows * kKeySpan;
     values = keys + kKeyBlock * (row_bytes / 4 * kPerWord);
-    working = values + kKeyBlock * padded;
+    queries = values + kKeyBlock * padded;
+    working = queries + num_rows * b.head_dim;
   }
 
   KeyGroups KeysInPlace(int64_t first) const {
@@ -348,51 +356,63 @@ struct Attend : AttendRows<Isa> {
       constexpr int kGroups = kWord == 2 && kAll > 2 && kTokens * kAll > 16 ? 2 : kAll;
       const int64_t limit = a.Limit(row + kTokens - 1) - first;
       if (a.Oldest(row) >= first + kKeyBlock) return;
-      const float* queries[kTokens];
-      for (int i = 0; i < kTokens; ++i) queries[i] = a.Query(row + i);
-      const int64_t words = a.block.head_dim / kWord;
-      for (int64_t g = 0; g < 4 && 16 * g < limit; g += kGroups) {
-        const char* base[kGroups];
-        const char* ahead[kGroups];
-        F dots[kTokens][kGroups];
+      for (int64_t g = 0; g < 4 && 16 * g < limit;) {
+        if (kGroups > 2 && limit - 16 * g <= 32) {
+          Multiply<kTokens, (kGroups > 2 ? 2 : 1)>(row, g);
+          g += 2;
+        } else {
+          Multiply<kTokens, kGroups>(row, g);
+          g += kGroups;
+        }
+      }
+    }
+
+    template <int kTokens, int kGroups>
+    NIBBLE_INLINE void Multiply(int64_t row, int64_t g) const {
+      constexpr int64_t kWord = 4 / static_cast<int64_t>(sizeof(K));
+      const float* query = a.queries + row * a.block.head_dim;
+      const char* base[kGroups];
+      const char* ahead[kGroups];
+      F dots[kTokens][kGroups];
+      NIBBLE_UNROLL
+      for (int v = 0; v < kGroups; ++v) {
+        base[v] = from.base[g + v];
+        ahead[v] = next.base[g + v];
         NIBBLE_UNROLL
-        for (int v = 0; v < kGroups; ++v) {
-          base[v] = from.base[g + v];
-          ahead[v] = next.base[g + v];
-          NIBBLE_UNROLL
-          for (int i = 0; i < kTokens; ++i) dots[i][v] = Isa::Zero();
-        }
-        const auto add = [&](int64_t d, const F(&key)[kGroups]) NIBBLE_LAMBDA {
-          NIBBLE_UNROLL
-          for (int i = 0; i < kTokens; ++i) {
-            const F query = Isa::Set(queries[i][d]);
-            NIBBLE_UNROLL
-            for (int v = 0; v < kGroups; ++v) dots[i][v] = Isa::Fma(key[v], query, dots[i][v]);
-          }
-        };
-        for (int64_t word = 0; word < words; ++word) {
-          F key[kGroups];
-          NIBBLE_UNROLL
-          for (int v = 0; v < kGroups; ++v) {
-            if constexpr (kAhead) __builtin_prefetch(ahead[v] + word * next.step, 0, 2);
-            key[v] = KeyElement<Isa, 0>(reinterpret_cast<const K*>(base[v] + word * from.step));
-          }
-          add(word * kWord, key);
-          if constexpr (kWord == 2) {
-            NIBBLE_UNROLL
-            for (int v = 0; v < kGroups; ++v) {
-              key[v] = KeyElement<Isa, 1>(reinterpret_cast<const K*>(base[v] + word * from.step));
-            }
-            add(word * 2 + 1, key);
-          }
-        }
+        for (int i = 0; i < kTokens; ++i) dots[i][v] = Isa::Zero();
+      }
+      const auto add = [&](const F(&key)[kGroups]) NIBBLE_LAMBDA {
         NIBBLE_UNROLL
         for (int i = 0; i < kTokens; ++i) {
+          const F element = Isa::Set(query[i]);
+          NIBBLE_UNROLL
+          for (int v = 0; v < kGroups; ++v) dots[i][v] = Isa::Fma(key[v], element, dots[i][v]);
+        }
+        query += kTokens;
+      };
+      const int64_t words = a.block.head_dim / kWord;
+      for (int64_t word = 0; word < words; ++word) {
+        F key[kGroups];
+        NIBBLE_UNROLL
+        for (int v = 0; v < kGroups; ++v) {
+          if constexpr (kAhead) __builtin_prefetch(ahead[v] + word * next.step, 0, 2);
+          key[v] = KeyElement<Isa, 0>(reinterpret_cast<const K*>(base[v] + word * from.step));
+        }
+        add(key);
+        if constexpr (kWord == 2) {
           NIBBLE_UNROLL
           for (int v = 0; v < kGroups; ++v) {
-            Isa::Store(a.scores + (row + i) * kKeySpan + first - start + 16 * (g + v),
-                       Isa::Mul(dots[i][v], scale));
+            key[v] = KeyElement<Isa, 1>(reinterpret_cast<const K*>(base[v] + word * from.step));
           }
+          add(key);
+        }
+      }
+      NIBBLE_UNROLL
+      for (int i = 0; i < kTokens; ++i) {
+        NIBBLE_UNROLL
+        for (int v = 0; v < kGroups; ++v) {
+          Isa::Store(a.scores + (row + i) * kKeySpan + first - start + 16 * (g + v),
+                     Isa::Mul(dots[i][v], scale));
         }
       }
     }
@@ -465,7 +485,19 @@ struct Attend : AttendRows<Isa> {
     }
   };
 
+  void PackQueries() {
+    for (int64_t run = 0; run < num_rows; run += kRun) {
+      const int64_t count = num_rows - run < kRun ? num_rows - run : kRun;
+      for (int64_t i = 0; i < count; ++i) {
+        const float* const from = block.q + this->RowOffset(run + i);
+        float* const to = queries + run * block.head_dim + i;
+        for (int64_t d = 0; d < block.head_dim; ++d) to[d * count] = from[d];
+      }
+    }
+  }
+
   void Run() {
+    PackQueries();
     const F scale = Isa::Set(1.0f / __builtin_sqrtf(static_cast<float>(block.head_dim)));
     this->ForSpans(working, [&](int64_t span, bool more) {
       const int64_t start = span * kKeySpan;

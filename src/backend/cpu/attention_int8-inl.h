@@ -301,8 +301,8 @@ struct AttendInt8 : AttendRows<Isa> {
   void Run() {
     for (int64_t row = 0; row < num_rows; ++row) {
       int8_t* const planes = queries + row * 2 * row_dim;
-      FixValues<Isa>(this->Query(row), block.head_dim, planes, planes + row_dim, query_scales + row,
-                     query_sums + row);
+      FixValues<Isa>(block.q + this->RowOffset(row), block.head_dim, planes, planes + row_dim,
+                     query_scales + row, query_sums + row);
     }
     const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(block.head_dim));
     this->ForSpans(working, [&](int64_t span, bool more) {

@@ -157,12 +157,12 @@ constexpr int64_t AttentionPartialFloats(int64_t rows, int64_t head_dim) {
   return rows * ((head_dim + kTileRows - 1) / kTileRows * kTileRows + 2);
 }
 
-// Scores, keys and values of a block, two partial results; queries and probabilities in fixed point
-// with a scale and a sum each.
+// Scores, keys and values of a block, two partial results; queries side by side, or queries and
+// probabilities in fixed point with a scale and a sum each.
 constexpr int64_t AttentionScratchFloats(int64_t rows, int64_t head_dim) {
   const int64_t padded = (head_dim + kTileRows - 1) / kTileRows * kTileRows;
   return rows * kKeySpan + 2 * kKeyBlock * padded + 2 * AttentionPartialFloats(rows, head_dim) +
-         rows * (padded / 2 + kKeySpan / 2 + 4) + 2 * kKeySpan;
+         rows * (padded + kKeySpan / 2 + 4) + 2 * kKeySpan;
 }
 
 }  // namespace nibble::cpu
