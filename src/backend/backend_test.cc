@@ -40,8 +40,11 @@ std::vector<std::string> InstructionSetsHere() {
   return names;
 }
 
-std::unique_ptr<Backend> Cpu(const std::string& instruction_set, int threads) {
-  return MakeBackend("cpu", {.threads = threads, .instruction_set = instruction_set});
+std::unique_ptr<Backend> Cpu(const std::string& instruction_set, int threads,
+                             int activation_bits = 16) {
+  return MakeBackend(
+      "cpu",
+      {.threads = threads, .instruction_set = instruction_set, .activation_bits = activation_bits});
 }
 
 // Odd and real shapes, every weight format, pages of any size, prompts, continued prompts and
@@ -160,6 +163,9 @@ std::vector<LayerCase> Cases() {
       }
     }
   }
+  add("ManyTokensOfWideGroups", {.shape = packed,
+                                 .format = {.bits = 4, .group_size = 128},
+                                 .sequences = {{0, 207}, {40, 90}, {3, 1}}});
   // 416 columns for one group a row; groups of 32 in 96 columns; rows that do not fill a tile.
   add("WideChannel", {.shape = {.hidden = 416,
                                 .num_heads = 1,
@@ -270,12 +276,16 @@ void ExpectSameBits(const LayerResult& a, const LayerResult& b) {
 
 TEST_P(LayerTest, SameBitsOnEveryInstructionSetAndThreadCount) {
   const TestLayer layer(GetParam());
-  const LayerResult expected = layer.Run(*Cpu("portable", 1));
-  for (const std::string& name : InstructionSetsHere()) {
-    for (const int threads : {1, 2, 3}) {
-      SCOPED_TRACE(name + ", threads " + std::to_string(threads));
-      ExpectSameBits(layer.Run(*Cpu(name, threads)), expected);
+  for (const int activation_bits : {16, 8}) {
+    const LayerResult expected = layer.Run(*Cpu("portable", 1, activation_bits));
+    for (const std::string& name : InstructionSetsHere()) {
+      for (const int threads : {1, 2, 3}) {
+        SCOPED_TRACE(name + ", threads " + std::to_string(threads) + ", activation bits " +
+                     std::to_string(activation_bits));
+        ExpectSameBits(layer.Run(*Cpu(name, threads, activation_bits)), expected);
+      }
     }
+    if (GetParam().format.bits == 0) break;  // only packed weights know the difference
   }
 }
 

@@ -82,8 +82,9 @@ class Bench {
                report_.roofline.read_bytes_per_second);
     }
     const auto smaller = Make(bits, 4096);
-    const double roof = bits == 0 ? report_.roofline.float_flops_per_second
-                                  : report_.roofline.packed_ops_per_second(bits);
+    const double roof =
+        bits == 0 ? report_.roofline.float_flops_per_second
+                  : report_.roofline.packed_ops_per_second(options_.backend.activation_bits);
     for (const int64_t tokens : {32, 128, 512}) {
       Multiply(name + ", " + std::to_string(tokens) + " rows", *smaller, tokens,
                bits == 0 ? "GFLOP/s" : "GOP/s", 2.0 * static_cast<double>(4096 * kCols * tokens),

@@ -15,14 +15,18 @@ namespace {
 struct BenchOptions {
   std::string model;
   std::string instruction_set;
-  int threads = 0;
+  DeviceOptions device;
   int repeats = 9;
   int64_t tokens = 512;   // of a prompt
   int64_t context = 512;  // before decoding
+  int64_t sequences = 1;  // that decode together
+  std::string kv_cache_dtype = "auto";
   bool json = false;
 
   BackendOptions backend() const {
-    return {.threads = threads, .instruction_set = instruction_set};
+    BackendOptions result = device.backend_options();
+    result.instruction_set = instruction_set;
+    return result;
   }
 };
 
@@ -77,48 +81,56 @@ int BenchGptqCommand(const BenchOptions& options) {
                       options.json);
 }
 
-int BenchStepsCommand(const BenchOptions& options, bool decode) {
+int BenchStepsCommand(const BenchOptions& options, const StepShape& shape) {
   const StepReport report = BenchSteps({.directory = options.model,
                                         .backend = options.backend(),
-                                        .tokens = decode ? 1 : options.tokens,
-                                        .context = decode ? options.context : 0,
+                                        .shape = shape,
+                                        .cache_type = KvCacheType(options.kv_cache_dtype),
                                         .repeats = options.repeats});
-  const double minimum = report.work.MinimumSeconds(report.roofline);
   if (options.json) {
     Json document = MachineJson(report.backend, report.roofline);
-    document["tokens"] = report.tokens;
-    document["context"] = decode ? options.context : 0;
+    document["sequences"] = shape.sequences;
+    document["tokens"] = shape.tokens;
+    document["context"] = shape.context;
     document["seconds"] = report.seconds;
     document["tokens_per_second"] = report.tokens_per_second();
     document["weight_bytes"] = report.work.weight_bytes;
+    document["cache_bytes"] = report.work.cache_bytes;
     document["float_flops"] = report.work.float_flops;
-    document["int4_ops"] = report.work.int4_ops;
-    document["int8_ops"] = report.work.int8_ops;
-    document["roof_seconds"] = minimum;
+    document["packed_ops"] = report.work.packed_ops;
+    document["read_gb_per_second"] = report.read_bytes_per_second() / 1e9;
+    document["bandwidth_share"] = report.bandwidth_share();
+    document["roof_seconds"] = report.roof_seconds;
     document["share_of_roof"] = report.share_of_roof();
     PrintJson(document);
     return kExitSuccess;
   }
   PrintMachine(report.backend, report.roofline);
-  TextTable table({"step", "tokens/s", "ms", "roof ms", "of roof", "weights read"});
-  table.AddRow({decode ? fmt::format("decode after {} tokens", options.context)
-                       : fmt::format("prefill of {} tokens", options.tokens),
+  TextTable table({"step", "tokens/s", "ms", "roof ms", "of roof", "read GB/s", "of bandwidth"});
+  table.AddRow({shape.tokens > 1       ? fmt::format("prefill of {} tokens", shape.tokens)
+                : shape.sequences == 1 ? fmt::format("decode after {} tokens", shape.context)
+                                       : fmt::format("decode of {} sequences after {} tokens",
+                                                     shape.sequences, shape.context),
                 fmt::format("{:.2f}", report.tokens_per_second()),
-                fmt::format("{:.3f}", report.seconds * 1e3), fmt::format("{:.3f}", minimum * 1e3),
+                fmt::format("{:.3f}", report.seconds * 1e3),
+                fmt::format("{:.3f}", report.roof_seconds * 1e3),
                 fmt::format("{:.0f}%", 100 * report.share_of_roof()),
-                fmt::format("{:.1f} MB", report.work.weight_bytes / 1e6)});
+                fmt::format("{:.1f}", report.read_bytes_per_second() / 1e9),
+                fmt::format("{:.0f}%", 100 * report.bandwidth_share())});
   fmt::print("{}", table.ToString());
   return kExitSuccess;
 }
 
 void AddCommonOptions(CLI::App& command, BenchOptions& options) {
-  command.add_option("--threads", options.threads, "Threads; 0: all CPUs")
-      ->check(CLI::NonNegativeNumber);
+  command.add_option("--threads", options.device.threads, "Threads; 0: all CPUs")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  AddActivationsOption(command, options.device);
   command.add_option("--repeats", options.repeats, "Measurements; the median counts")
       ->check(CLI::Range(7, 1000))
       ->capture_default_str();
   command.add_option("--instruction-set", options.instruction_set,
-                     "avx512, avx2 or portable; default: the best this machine has");
+                     "amx, avx512, avxvnni, avx2 or portable; default: the best this machine has");
   AddJsonFlag(command, options.json);
 }
 
@@ -140,15 +152,23 @@ void AddBenchCommand(CLI::App& app, RunCommand& run) {
   AddCommonOptions(*gptq, *options);
   gptq->callback([options, &run] { run = [options] { return BenchGptqCommand(*options); }; });
 
-  CLI::App* decode = AddSubcommand(*bench, "decode", "One token at a time of one sequence",
+  CLI::App* decode = AddSubcommand(*bench, "decode", "One token at a time of each sequence",
                                    "nibble bench decode mixtral-w4a16 --context 512");
   decode->add_option("model", options->model, "Checkpoint directory")->required();
   decode->add_option("--context", options->context, "Tokens before the first one measured")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  decode->add_option("--sequences", options->sequences, "Sequences that decode together")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  AddKvCacheOption(*decode, options->kv_cache_dtype);
   AddCommonOptions(*decode, *options);
-  decode->callback(
-      [options, &run] { run = [options] { return BenchStepsCommand(*options, true); }; });
+  decode->callback([options, &run] {
+    run = [options] {
+      return BenchStepsCommand(
+          *options, {.sequences = options->sequences, .tokens = 1, .context = options->context});
+    };
+  });
 
   CLI::App* prefill = AddSubcommand(*bench, "prefill", "One prompt in one step",
                                     "nibble bench prefill mixtral-w4a16 --tokens 512");
@@ -156,9 +176,11 @@ void AddBenchCommand(CLI::App& app, RunCommand& run) {
   prefill->add_option("--tokens", options->tokens, "Length of the prompt")
       ->check(CLI::Range(2, 65536))
       ->capture_default_str();
+  AddKvCacheOption(*prefill, options->kv_cache_dtype);
   AddCommonOptions(*prefill, *options);
-  prefill->callback(
-      [options, &run] { run = [options] { return BenchStepsCommand(*options, false); }; });
+  prefill->callback([options, &run] {
+    run = [options] { return BenchStepsCommand(*options, {.tokens = options->tokens}); };
+  });
 }
 
 }  // namespace nibble

@@ -13,8 +13,8 @@ namespace nibble {
 namespace {
 
 constexpr int64_t kBlockSize = 16;
-constexpr int64_t kRoofBytes = int64_t{256} << 20;
-constexpr int64_t kFillTokens = 512;  // a step, while the context is filled
+constexpr int64_t kRoofBytes = int64_t{1} << 30;  // larger than any cache
+constexpr int64_t kFillTokens = 512;              // a step, while the context is filled
 
 double WeightBytes(const WeightView& view) {
   if (const auto* packed = std::get_if<PackedView>(&view)) {
@@ -25,76 +25,88 @@ double WeightBytes(const WeightView& view) {
   return static_cast<double>(std::get<TensorView>(view).size_bytes());
 }
 
-Batch MakeBatch(const ModelConfig& config, int64_t first, int64_t tokens, int64_t num_blocks) {
+// Tokens [first, first + count) of every sequence. Each has its own pages, and all tokens differ,
+// so that they are routed to different experts.
+Batch MakeBatch(const ModelConfig& config, const StepShape& shape, int64_t first, int64_t count,
+                int64_t blocks_per_sequence) {
   Batch batch;
-  for (int64_t position = first; position < first + tokens; ++position) {
-    batch.positions.push_back(static_cast<int32_t>(position));
-    batch.tokens.push_back(static_cast<int32_t>((position * 7919 + 13) % config.vocab_size));
+  batch.starts = {0};
+  batch.max_blocks = static_cast<int32_t>(blocks_per_sequence);
+  for (int64_t sequence = 0; sequence < shape.sequences; ++sequence) {
+    for (int64_t position = first; position < first + count; ++position) {
+      batch.positions.push_back(static_cast<int32_t>(position));
+      batch.tokens.push_back(
+          static_cast<int32_t>((position * 7919 + sequence * 104729 + 13) % config.vocab_size));
+    }
+    batch.starts.push_back(static_cast<int32_t>(batch.tokens.size()));
+    batch.context_lengths.push_back(static_cast<int32_t>(first + count));
+    batch.logit_rows.push_back(batch.starts.back() - 1);
   }
-  batch.starts = {0, static_cast<int32_t>(tokens)};
-  batch.context_lengths = {static_cast<int32_t>(first + tokens)};
-  batch.max_blocks = static_cast<int32_t>(num_blocks);
-  batch.block_table.resize(static_cast<size_t>(num_blocks));
+  batch.block_table.resize(static_cast<size_t>(shape.sequences * blocks_per_sequence));
   std::iota(batch.block_table.begin(), batch.block_table.end(), 0);
-  batch.logit_rows = {static_cast<int32_t>(tokens - 1)};
   return batch;
 }
 
 }  // namespace
 
-double LinearWork::MinimumSeconds(const cpu::Roofline& roofline) const {
-  return std::max(weight_bytes / roofline.read_bytes_per_second,
+double StepWork::MinimumSeconds(const cpu::Roofline& roofline, int activation_bits) const {
+  return std::max((weight_bytes + cache_bytes) / roofline.read_bytes_per_second,
                   float_flops / roofline.float_flops_per_second +
-                      int4_ops / roofline.packed_ops_per_second(4) +
-                      int8_ops / roofline.packed_ops_per_second(8));
+                      packed_ops / roofline.packed_ops_per_second(activation_bits));
 }
 
-LinearWork WorkOfStep(const Checkpoint& checkpoint, int64_t tokens) {
+StepWork WorkOfStep(const Checkpoint& checkpoint, const StepShape& shape, DType cache_type) {
   const ModelConfig& config = checkpoint.config();
+  const auto tokens = static_cast<double>(shape.total_tokens());
   const double share =
       static_cast<double>(config.num_experts_per_token) / static_cast<double>(config.num_experts);
-  LinearWork work;
+  StepWork work;
   for (const LinearSpec& spec : AllLinears(config)) {
     const bool is_expert = spec.module.find(".experts.") != std::string::npos;
     const bool is_head = spec.module == "lm_head";
     const WeightView view = FindLinear(checkpoint, spec);
     // The expected part of the experts that some token of the step chooses.
-    const double read = is_expert ? 1.0 - std::pow(1.0 - share, static_cast<double>(tokens)) : 1.0;
+    const double read = is_expert ? 1.0 - std::pow(1.0 - share, tokens) : 1.0;
     work.weight_bytes += read * WeightBytes(view);
-    const double uses = is_head ? 1.0 : static_cast<double>(tokens) * (is_expert ? share : 1.0);
+    const double uses =
+        is_head ? static_cast<double>(shape.sequences) : tokens * (is_expert ? share : 1.0);
     const double ops = 2.0 * uses * static_cast<double>(spec.rows * spec.cols);
-    const auto* packed = std::get_if<PackedView>(&view);
-    (packed == nullptr   ? work.float_flops
-     : packed->bits == 4 ? work.int4_ops
-                         : work.int8_ops) += ops;
+    (std::holds_alternative<PackedView>(view) ? work.packed_ops : work.float_flops) += ops;
   }
+  work.cache_bytes = static_cast<double>(shape.sequences * shape.context * 2 * config.num_layers *
+                                         config.num_kv_heads * config.head_dim) *
+                     static_cast<double>(DTypeSize(cache_type));
   return work;
 }
 
 StepReport BenchSteps(const StepBenchOptions& options) {
+  const StepShape& shape = options.shape;
   StepReport report;
-  report.tokens = options.tokens;
+  report.shape = shape;
   report.roofline = cpu::MeasureRoofline(options.backend, options.repeats, kRoofBytes);
 
   const Checkpoint checkpoint(options.directory);
-  report.work = WorkOfStep(checkpoint, options.tokens);
+  report.work = WorkOfStep(checkpoint, shape, options.cache_type);
+  report.roof_seconds =
+      report.work.MinimumSeconds(report.roofline, options.backend.activation_bits);
   const auto backend = MakeBackend("cpu", options.backend);
   report.backend = backend->name();
-  const ModelConfig config = checkpoint.config();
-  Mixtral model(checkpoint, *backend, std::max(options.tokens, kFillTokens));
+  const ModelConfig& config = checkpoint.config();
+  const int64_t fill = std::max<int64_t>(1, kFillTokens / shape.sequences);
+  Mixtral model(checkpoint, *backend, shape.sequences * std::max(shape.tokens, fill));
 
-  const bool decode = options.tokens == 1;
-  const int64_t total = options.context + options.tokens * (decode ? options.repeats + 1 : 1);
-  const int64_t num_blocks = (total + kBlockSize - 1) / kBlockSize;
-  KvCache kv = model.MakeKvCache(num_blocks, DType::kF32, kBlockSize);
+  const bool decode = shape.tokens == 1;
+  const int64_t total = shape.context + shape.tokens * (decode ? options.repeats + 1 : 1);
+  const int64_t blocks = (total + kBlockSize - 1) / kBlockSize;
+  KvCache kv = model.MakeKvCache(shape.sequences * blocks, options.cache_type, kBlockSize);
   std::vector<float> logits;
-  for (int64_t first = 0; first < options.context; first += kFillTokens) {
-    const int64_t count = std::min(kFillTokens, options.context - first);
-    model.Forward(MakeBatch(config, first, count, num_blocks), kv, logits);
+  for (int64_t first = 0; first < shape.context; first += fill) {
+    const int64_t count = std::min(fill, shape.context - first);
+    model.Forward(MakeBatch(config, shape, first, count, blocks), kv, logits);
   }
-  int64_t position = options.context;
+  int64_t position = shape.context;
   report.seconds = cpu::MedianSeconds(options.repeats, [&] {
-    model.Forward(MakeBatch(config, position, options.tokens, num_blocks), kv, logits);
+    model.Forward(MakeBatch(config, shape, position, shape.tokens, blocks), kv, logits);
     if (decode) ++position;
   });
   return report;

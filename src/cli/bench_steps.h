@@ -5,44 +5,58 @@
 
 #include "backend/cpu/roofline.h"
 #include "checkpoint/checkpoint.h"
+#include "tensor/dtype.h"
 
 namespace nibble {
 
-// What the linears of a model must do at least, for the roof of a step.
-struct LinearWork {
+// What a step must do at least, for its roof.
+struct StepWork {
   double weight_bytes = 0;  // read once
+  double cache_bytes = 0;   // keys and values of the contexts, read once
   double float_flops = 0;   // multiply-adds with dense weights, two each
-  double int4_ops = 0;      // with packed weights
-  double int8_ops = 0;
+  double packed_ops = 0;    // with packed weights
 
   // The time below which no step can finish on that machine: the larger of reading and computing.
-  double MinimumSeconds(const cpu::Roofline& roofline) const;
+  double MinimumSeconds(const cpu::Roofline& roofline, int activation_bits) const;
 };
 
-// Of a step over `tokens` tokens of one sequence with logits for the last one. Of the experts'
-// weights a token reads its own; together the tokens read each expert at most once.
-LinearWork WorkOfStep(const Checkpoint& checkpoint, int64_t tokens);
+struct StepShape {
+  int64_t sequences = 1;
+  int64_t tokens = 1;   // of each sequence; logits are made for its last one
+  int64_t context = 0;  // of each sequence, cached when the step starts
+
+  int64_t total_tokens() const { return sequences * tokens; }
+};
+
+// Of the experts' weights a token reads its own; together the tokens read each expert at most once.
+StepWork WorkOfStep(const Checkpoint& checkpoint, const StepShape& shape, DType cache_type);
 
 struct StepReport {
   std::string backend;
   cpu::Roofline roofline;
-  LinearWork work;     // of one step
-  int64_t tokens = 0;  // of one step
-  double seconds = 0;  // median of a step
-  double tokens_per_second() const { return static_cast<double>(tokens) / seconds; }
-  double share_of_roof() const { return work.MinimumSeconds(roofline) / seconds; }
+  StepWork work;
+  StepShape shape;
+  double seconds = 0;       // median of a step
+  double roof_seconds = 0;  // work.MinimumSeconds
+
+  double tokens_per_second() const { return static_cast<double>(shape.total_tokens()) / seconds; }
+  double share_of_roof() const { return roof_seconds / seconds; }
+  double read_bytes_per_second() const { return (work.weight_bytes + work.cache_bytes) / seconds; }
+  double bandwidth_share() const {
+    return read_bytes_per_second() / roofline.read_bytes_per_second;
+  }
 };
 
 struct StepBenchOptions {
   std::string directory;
   BackendOptions backend;
-  int64_t tokens = 1;   // of the measured step
-  int64_t context = 0;  // tokens already cached when it starts
+  StepShape shape;
+  DType cache_type = DType::kF32;
   int repeats = 9;
 };
 
-// Loads the model and times steps: decoding (tokens == 1; each step follows the one before) or
-// prompts (each into the same empty pages).
+// Loads the model and times steps: decoding (one token; each step follows the one before) or
+// prompts (each into the same pages).
 StepReport BenchSteps(const StepBenchOptions& options);
 
 }  // namespace nibble

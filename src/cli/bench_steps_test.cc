@@ -34,24 +34,32 @@ TEST(BenchSteps, CountsTheWorkOfADenseStep) {
   testing::WriteRandomMixtral(Model(0), directory.path());
   const Checkpoint checkpoint(directory.path());
 
-  const LinearWork decode = WorkOfStep(checkpoint, 1);
+  const StepWork decode = WorkOfStep(checkpoint, {}, DType::kF32);
   EXPECT_DOUBLE_EQ(decode.float_flops, 2 * (kAttention + 2 * kExpert + kRouter + kHead));
   EXPECT_DOUBLE_EQ(decode.weight_bytes, 2 * (kAttention + 2 * kExpert + kRouter + kHead));
-  EXPECT_EQ(decode.int4_ops + decode.int8_ops, 0);
+  EXPECT_EQ(decode.packed_ops, 0);
+  EXPECT_EQ(decode.cache_bytes, 0);
 
   // Ten tokens: logits of the last only, and nearly every expert is read by one of them.
-  const LinearWork prompt = WorkOfStep(checkpoint, 10);
+  const StepWork prompt = WorkOfStep(checkpoint, {.tokens = 10}, DType::kF32);
   EXPECT_DOUBLE_EQ(prompt.float_flops, 2 * (10 * (kAttention + 2 * kExpert + kRouter) + kHead));
   EXPECT_NEAR(prompt.weight_bytes, 2 * (kAttention + 4 * kExpert + kRouter + kHead),
               2 * 4 * kExpert / 1000);
+
+  // Ten sequences of one token: as many tokens, but each wants its logits and has its own context.
+  const StepWork batch =
+      WorkOfStep(checkpoint, {.sequences = 10, .tokens = 1, .context = 7}, DType::kBF16);
+  EXPECT_DOUBLE_EQ(batch.float_flops, prompt.float_flops + 9 * 2 * kHead);
+  EXPECT_DOUBLE_EQ(batch.weight_bytes, prompt.weight_bytes);
+  EXPECT_DOUBLE_EQ(batch.cache_bytes, 10 * 7 * 2 * 2 * 16 * 2);
 }
 
 TEST(BenchSteps, CountsPackedWeightsByTheirBits) {
   const testing::TemporaryDirectory directory;
   testing::WriteRandomMixtral(Model(4), directory.path());
-  const LinearWork work = WorkOfStep(Checkpoint(directory.path()), 1);
+  const StepWork work = WorkOfStep(Checkpoint(directory.path()), {}, DType::kF32);
   EXPECT_DOUBLE_EQ(work.float_flops, 2 * (kRouter + kHead));
-  EXPECT_DOUBLE_EQ(work.int4_ops, 2 * (kAttention + 2 * kExpert));
+  EXPECT_DOUBLE_EQ(work.packed_ops, 2 * (kAttention + 2 * kExpert));
   const double packed = kAttention + 2 * kExpert;
   EXPECT_DOUBLE_EQ(work.weight_bytes, packed / 2 + packed / 32 * 2 + 2 * (kRouter + kHead));
 }
@@ -59,23 +67,27 @@ TEST(BenchSteps, CountsPackedWeightsByTheirBits) {
 TEST(BenchSteps, TheRoofIsTheSlowerOfReadingAndComputing) {
   const cpu::Roofline roofline{
       .read_bytes_per_second = 10, .float_flops_per_second = 100, .byte_dot_ops_per_second = 400};
-  EXPECT_DOUBLE_EQ((LinearWork{.weight_bytes = 50}).MinimumSeconds(roofline), 5.0);
-  const LinearWork busy{.weight_bytes = 1, .float_flops = 100, .int4_ops = 400, .int8_ops = 400};
-  EXPECT_DOUBLE_EQ(busy.MinimumSeconds(roofline), 1.0 + 2.0 + 4.0);
+  EXPECT_DOUBLE_EQ((StepWork{.weight_bytes = 30, .cache_bytes = 20}).MinimumSeconds(roofline, 16),
+                   5.0);
+  const StepWork busy{.weight_bytes = 1, .float_flops = 100, .packed_ops = 400};
+  EXPECT_DOUBLE_EQ(busy.MinimumSeconds(roofline, 16), 1.0 + 2.0);
+  EXPECT_DOUBLE_EQ(busy.MinimumSeconds(roofline, 8), 1.0 + 1.0);
 }
 
 TEST(BenchSteps, TimesStepsOfARealForward) {
   const testing::TemporaryDirectory directory;
   testing::WriteRandomMixtral(Model(4), directory.path());
-  for (const int64_t tokens : {1, 20}) {
+  for (const StepShape shape : {StepShape{.sequences = 1, .tokens = 1, .context = 30},
+                                StepShape{.sequences = 3, .tokens = 1, .context = 30},
+                                StepShape{.sequences = 1, .tokens = 20, .context = 0}}) {
     const StepReport report = BenchSteps({.directory = directory.path().string(),
                                           .backend = {.threads = 1, .instruction_set = {}},
-                                          .tokens = tokens,
-                                          .context = 30,
+                                          .shape = shape,
                                           .repeats = 2});
-    EXPECT_EQ(report.tokens, tokens);
+    EXPECT_EQ(report.shape.total_tokens(), shape.total_tokens());
     EXPECT_GT(report.seconds, 0.0);
     EXPECT_GT(report.share_of_roof(), 0.0);
+    EXPECT_GT(report.bandwidth_share(), 0.0);
   }
 }
 

@@ -43,6 +43,15 @@ DType KvCacheType(const std::string& name) {
   return name == "bfloat16" ? DType::kBF16 : name == "int8" ? DType::kI8 : DType::kF32;
 }
 
+void AddActivationsOption(CLI::App& command, DeviceOptions& options) {
+  command
+      .add_option("--activations", options.activations,
+                  "What INT4 and INT8 weights are multiplied with: int16 (exact to 1.5e-5) or int8 "
+                  "(faster, costs accuracy)")
+      ->check(CLI::IsMember({"int16", "int8"}))
+      ->capture_default_str();
+}
+
 void AddJsonFlag(CLI::App& command, bool& json) {
   command.add_flag("--json", json, "Print one JSON document instead of text");
 }

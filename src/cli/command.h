@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/make_backend.h"
 #include "base/json.h"
 #include "tensor/dtype.h"
 
@@ -45,8 +46,16 @@ CLI::App* AddSubcommand(CLI::App& app, const std::string& name, const std::strin
 struct DeviceOptions {
   std::string backend = "cpu";
   int threads = 0;  // 0: all available
+  std::string activations = "int16";
+
+  BackendOptions backend_options() const {
+    return {.threads = threads,
+            .instruction_set = {},
+            .activation_bits = activations == "int8" ? 8 : 16};
+  }
 };
 void AddDeviceOptions(CLI::App& command, DeviceOptions& options);
+void AddActivationsOption(CLI::App& command, DeviceOptions& options);
 void AddJsonFlag(CLI::App& command, bool& json);
 // --kv-cache-dtype, and what its value means.
 void AddKvCacheOption(CLI::App& command, std::string& name);

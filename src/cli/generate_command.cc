@@ -313,6 +313,7 @@ void AddGenerateCommand(CLI::App& app, RunCommand& run) {
   command->add_option("--seed", options->seed, "Of the random draws")->capture_default_str();
   AddKvCacheOption(*command, options->kv_cache_dtype);
   AddDeviceOptions(*command, options->device);
+  AddActivationsOption(*command, options->device);
   AddJsonFlag(*command, options->json);
   command->callback([options, &run] { run = [options] { return RunGenerate(*options); }; });
 }

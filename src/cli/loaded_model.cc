@@ -18,7 +18,7 @@ LoadedModel::LoadedModel(const std::string& directory, const DeviceOptions& devi
     : directory_(directory) {
   const auto start = std::chrono::steady_clock::now();
   const Checkpoint checkpoint(directory);
-  backend_ = MakeBackend(device.backend, {.threads = device.threads, .instruction_set = {}});
+  backend_ = MakeBackend(device.backend, device.backend_options());
   model_ = std::make_unique<Mixtral>(checkpoint, *backend_, max_tokens);
   load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   LogInfo("model_loaded directory={} backend=\"{}\" weights={} packed={} seconds={:.2f}", directory,

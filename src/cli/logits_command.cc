@@ -113,6 +113,7 @@ void AddLogitsCommand(CLI::App& app, RunCommand& run) {
       ->required();
   AddKvCacheOption(*command, options->kv_cache_dtype);
   AddDeviceOptions(*command, options->device);
+  AddActivationsOption(*command, options->device);
   AddJsonFlag(*command, options->json);
   command->callback([options, &run] { run = [options] { return RunLogits(*options); }; });
 }

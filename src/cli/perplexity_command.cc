@@ -129,6 +129,7 @@ void AddPerplexityCommand(CLI::App& app, RunCommand& run) {
                       "Model to compare with: adds KL divergence and top-1 agreement");
   AddKvCacheOption(*command, options->kv_cache_dtype);
   AddDeviceOptions(*command, options->device);
+  AddActivationsOption(*command, options->device);
   AddJsonFlag(*command, options->json);
   command->callback([options, &run] { run = [options] { return RunPerplexity(*options); }; });
 }

@@ -9,6 +9,7 @@
 #include "backend/cpu/router.h"
 #include "base/check.h"
 #include "base/float16.h"
+#include "nibble/error.h"
 
 namespace nibble {
 
@@ -48,9 +49,16 @@ void Resize(Activation& x, int64_t rows, int64_t cols) {
 
 int ThreadCount(int asked) { return asked > 0 ? asked : AvailableThreads(); }
 
-std::string Describe(const cpu::InstructionSet& set, int threads) {
+std::string Describe(const cpu::InstructionSet& set, int threads, int activation_bits) {
   return "cpu (" + std::string(set.title) + ", " + std::to_string(threads) +
-         (threads == 1 ? " thread)" : " threads)");
+         (threads == 1 ? " thread" : " threads") +
+         (activation_bits == 8 ? ", int8 activations)" : ")");
+}
+
+int ActivationPlanes(int bits) {
+  if (bits == 16 || bits == 8) return bits / 8;
+  throw Error(ErrorCode::kInvalidArgument,
+              "activations of " + std::to_string(bits) + " bits: expected 16 or 8");
 }
 
 }  // namespace
@@ -59,8 +67,8 @@ CpuBackend::CpuBackend(const BackendOptions& options)
     : set_(cpu::ChooseInstructionSet(options.instruction_set)),
       kernels_(*set_.kernels),
       pool_(ThreadCount(options.threads)),
-      name_(Describe(set_, pool_.num_threads())),
-      linear_(kernels_, pool_),
+      name_(Describe(set_, pool_.num_threads(), options.activation_bits)),
+      linear_(kernels_, pool_, ActivationPlanes(options.activation_bits)),
       attention_scratch_(static_cast<size_t>(pool_.num_threads())) {}
 
 CpuBackend::~CpuBackend() = default;

@@ -61,17 +61,18 @@ struct PackedTiles {
   int count;
 };
 
-// Activation rows in 16-bit fixed point, one scale a row and block, split into two int8 planes:
-// x = scale * (256 * high + low).
+// Activation rows in fixed point, one scale a row and block: 16 bits split into two int8 planes,
+// x = scale * (256 * high + low), or 8 bits in one plane, x = scale * value.
 //
-//   planes  [num_blocks][stride][2][block_cols] int8
+//   planes  [num_blocks][stride][num_planes][block_cols] int8
 //   scales  [num_blocks][stride]
-//   sums    [num_blocks][stride]   Σ (256 * high + low), which zero points are multiplied with
+//   sums    [num_blocks][stride]   Σ (256 * high + low) or Σ value: what zero points multiply
 struct FixedPointRows {
   int8_t* planes;
   float* scales;
   int32_t* sums;
   int64_t stride;  // rows that lie together, of which a call may use some
+  int num_planes;  // 1 or 2
 };
 
 enum class PageType { kFloat, kBf16, kInt8 };

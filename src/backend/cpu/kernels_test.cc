@@ -89,7 +89,7 @@ TEST_P(KernelsTest, FixedPointHoldsSixteenBits) {
   std::vector<int8_t> planes(3 * 2 * 2 * 72, 77);
   std::vector<float> scales(6);
   std::vector<int32_t> sums(6);
-  const FixedPointRows out{planes.data(), scales.data(), sums.data(), 3};
+  const FixedPointRows out{planes.data(), scales.data(), sums.data(), 3, 2};
   kernels().fix_row(x.data(), nullptr, cols, format, 1, out);
   for (int64_t block = 0; block < 2; ++block) {
     const float largest = block == 0 ? 5.0f : 4.5f;

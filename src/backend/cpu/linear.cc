@@ -11,7 +11,7 @@ namespace {
 // A piece of work is up to kMaxTiles tiles by up to so many rows: few enough that activations and
 // sums of a block stay in the second-level cache, enough that reading them and unpacking weights is
 // a small part of the work.
-constexpr int64_t kMaxRunRows = 192;
+constexpr int64_t kMaxRunRows = 96;
 constexpr int64_t kMinRunRows = 48;
 constexpr int64_t kMinTiles = 2;
 constexpr int64_t kFewRows = 12;  // up to so many, weights are all that is read: many small pieces
@@ -30,8 +30,11 @@ bool SameLayout(const CpuWeight& a, const CpuWeight& b) {
 
 }  // namespace
 
-LinearRunner::LinearRunner(const Kernels& kernels, ThreadPool& pool)
-    : kernels_(kernels), pool_(pool), scratch_(static_cast<size_t>(pool.num_threads())) {
+LinearRunner::LinearRunner(const Kernels& kernels, ThreadPool& pool, int activation_planes)
+    : kernels_(kernels),
+      pool_(pool),
+      activation_planes_(activation_planes),
+      scratch_(static_cast<size_t>(pool.num_threads())) {
   for (ThreadScratch& scratch : scratch_) {
     scratch.sums.Get<float>(kMaxTiles * kMaxRunRows * kTileRows);
     scratch.tile.Get<char>(kTileScratchBytes);
@@ -63,15 +66,15 @@ void LinearRunner::FixInputs() {
   for (const FixedInput& input : inputs_) {
     const PackedFormat& format = input.layout->format;
     blocks += input.num_rows * format.num_blocks;
-    bytes += input.num_rows * format.num_blocks * 2 * format.block_cols;
+    bytes += input.num_rows * format.num_blocks * activation_planes_ * format.block_cols;
   }
   auto* planes = planes_.Get<int8_t>(bytes);
   auto* scales = scales_.Get<float>(blocks);
   auto* sums = sums_.Get<int32_t>(blocks);
   for (FixedInput& input : inputs_) {
     const PackedFormat& format = input.layout->format;
-    input.fixed = {planes, scales, sums, input.num_rows};
-    planes += input.num_rows * format.num_blocks * 2 * format.block_cols;
+    input.fixed = {planes, scales, sums, input.num_rows, activation_planes_};
+    planes += input.num_rows * format.num_blocks * activation_planes_ * format.block_cols;
     scales += input.num_rows * format.num_blocks;
     sums += input.num_rows * format.num_blocks;
   }

@@ -34,7 +34,8 @@ struct LinearTask {
 // results.
 class LinearRunner {
  public:
-  LinearRunner(const Kernels& kernels, ThreadPool& pool);
+  // Packed weights meet activations of `activation_planes` int8 planes: 2 (16 bits) or 1.
+  LinearRunner(const Kernels& kernels, ThreadPool& pool, int activation_planes);
 
   // Tasks must not write what another one reads or writes.
   void Run(std::span<const LinearTask> tasks);
@@ -74,6 +75,7 @@ class LinearRunner {
 
   const Kernels& kernels_;
   ThreadPool& pool_;
+  int activation_planes_;
   std::vector<ThreadScratch> scratch_;  // one a thread
   std::vector<FixedInput> inputs_;
   std::vector<Plan> plans_;

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "backend/cpu/instruction_set.h"
@@ -38,7 +39,7 @@ class LinearTest : public ::testing::Test {
   }
 
   ThreadPool pool_{3};
-  LinearRunner runner_{*ChooseInstructionSet("").kernels, pool_};
+  LinearRunner runner_{*ChooseInstructionSet("").kernels, pool_, 2};
 };
 
 // More rows than one piece takes and more tiles than one call, in every way of writing the result.
@@ -135,6 +136,44 @@ TEST_F(LinearTest, MixesFormatsInOneRun) {
     const auto begin = out.begin() + static_cast<int64_t>(pair * expected.size());
     EXPECT_LE(RelativeError({begin, begin + static_cast<int64_t>(expected.size())}, expected), 8e-5)
         << formats[pair / count].ToString() << " with " << formats[pair % count].ToString();
+  }
+}
+
+// Activations of one plane: each block of columns rounded to multiples of its largest over 127.
+TEST_F(LinearTest, OnePlaneMultipliesRoundedActivations) {
+  const int64_t rows = 130, cols = 384, num_rows = 23, block = 128;
+  const std::vector<float> x = RandomValues(num_rows * cols, 1);
+  std::vector<float> rounded;
+  for (size_t first = 0; first < x.size(); first += block) {
+    float largest = 0;
+    for (size_t k = first; k < first + block; ++k) largest = std::max(largest, std::abs(x[k]));
+    for (size_t k = first; k < first + block; ++k) {
+      rounded.push_back(std::nearbyint(x[k] * (127 / largest)) * (largest / 127));
+    }
+  }
+  for (const int bits : {4, 8}) {
+    for (const bool symmetric : {true, false}) {
+      const HostWeight host =
+          RandomWeight({.bits = bits, .group_size = block, .symmetric = symmetric}, rows, cols, 2);
+      const auto weight = Prepared(host);
+      std::vector<float> out(static_cast<size_t>(num_rows * rows));
+      LinearTask task;
+      task.weight = weight.get();
+      task.x = x.data();
+      task.num_rows = num_rows;
+      task.out = out.data();
+      task.out_stride = rows;
+      LinearRunner one_plane{*ChooseInstructionSet("").kernels, pool_, 1};
+      one_plane.Run({&task, 1});
+      const std::vector<float> values = Values(host);
+      std::vector<float> expected;
+      for (int64_t i = 0; i < num_rows; ++i) {
+        for (int64_t r = 0; r < rows; ++r) {
+          expected.push_back(static_cast<float>(Dot(values, r, rounded.data() + i * cols, cols)));
+        }
+      }
+      EXPECT_LE(RelativeError(out, expected), 1e-6) << bits << " " << symmetric;
+    }
   }
 }
 

@@ -4,17 +4,20 @@
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/simd.h"
 
-// Packed weights against activations in 16-bit fixed point. For each block the integer sum
+// Packed weights against activations in fixed point of one or two int8 planes. For each block the
+// integer sum
 //
 //   Σ_k (code - zero) * x  =  256 Σ code * high + Σ code * low - zero * Σ x
 //
-// is exact; then total += (weight scale * activation scale) * float(sum), blocks in order. So
-// neither the instruction set nor the number of rows at once can change a bit of the result.
+// (or with a single plane Σ code * x - zero * Σ x) is exact; then total += (weight scale *
+// activation scale) * float(sum), blocks in order. So neither the instruction set nor the number of
+// rows at once can change a bit of the result.
 namespace nibble::cpu {
 
 // One block of one tile against rows of fixed-point activations. kPlanes is the number of nibble
-// planes; kSteps the number of 8-column steps, or 0 where only `num_steps` knows it.
-template <typename Isa, int kPlanes, int kSteps>
+// planes, kParts that of activation planes; kSteps the number of 8-column steps, or 0 where only
+// `num_steps` knows it.
+template <typename Isa, int kPlanes, int kParts, int kSteps>
 struct PackedBlock {
   using F = typename Isa::F;
   using I = typename Isa::I;
@@ -24,7 +27,7 @@ struct PackedBlock {
   int64_t num_steps;
   const F* scales;  // [4]
   const I* zeros;   // [4], or null if every zero point is the middle
-  const int8_t* x;  // [rows][2][8 steps]
+  const int8_t* x;  // [rows][kParts][8 steps]
   const float* x_scales;
   const int32_t* x_sums;
   float* totals;       // [rows][64]
@@ -47,7 +50,7 @@ struct PackedBlock {
   template <int kTokens, int kVectors>
   NIBBLE_INLINE void DotUnpacked(const uint8_t* w, const int8_t* plane,
                                  I (&sums)[kTokens][kVectors]) const {
-    const int64_t token_stride = 16 * steps();
+    const int64_t token_stride = kParts * 8 * steps();
     for (int64_t step = 0; step < steps(); ++step) {
       if constexpr (Isa::kPairedDot) {
         NIBBLE_UNROLL
@@ -105,7 +108,7 @@ struct PackedBlock {
   NIBBLE_INLINE void Run(int64_t row) const {
     ahead_codes->Advance();
     ahead_x->Advance();
-    const int8_t* const high = x + row * 16 * steps();
+    const int8_t* const high = x + row * kParts * 8 * steps();
     const int8_t* const low = high + 8 * steps();
     constexpr int kVectors = Isa::IntVectors(kTokens);
     for (int64_t r = 0; r < kTileRows; r += 16 * kVectors) {
@@ -117,17 +120,18 @@ struct PackedBlock {
         for (int v = 0; v < kVectors; ++v) sums[i][v] = Isa::ZeroI();
       }
       DotUnpacked<kTokens, kVectors>(w, high, sums);
-      if constexpr (kPlanes == 1) {
-        Shift<kTokens, kVectors, 8>(sums);
-        DotUnpacked<kTokens, kVectors>(w, low, sums);
-      } else {
-        const uint8_t* const low_nibbles = w + 512 * steps();
+      const uint8_t* const low_nibbles = w + 512 * steps();
+      if constexpr (kPlanes == 2) {
         Shift<kTokens, kVectors, 4>(sums);
         DotUnpacked<kTokens, kVectors>(low_nibbles, high, sums);
-        Shift<kTokens, kVectors, 4>(sums);
+      }
+      if constexpr (kParts == 2) {
+        Shift<kTokens, kVectors, 8 / kPlanes>(sums);
         DotUnpacked<kTokens, kVectors>(w, low, sums);
-        Shift<kTokens, kVectors, 4>(sums);
-        DotUnpacked<kTokens, kVectors>(low_nibbles, low, sums);
+        if constexpr (kPlanes == 2) {
+          Shift<kTokens, kVectors, 4>(sums);
+          DotUnpacked<kTokens, kVectors>(low_nibbles, low, sums);
+        }
       }
       Finish<kTokens, kVectors>(row, r, sums);
     }
@@ -135,16 +139,16 @@ struct PackedBlock {
 };
 
 // Few rows: 4-bit codes are taken apart in registers, once for both planes of the activations.
-template <typename Isa, int kSteps>
-struct DirectBlock : PackedBlock<Isa, 1, kSteps> {
-  using Base = PackedBlock<Isa, 1, kSteps>;
+template <typename Isa, int kParts, int kSteps>
+struct DirectBlock : PackedBlock<Isa, 1, kParts, kSteps> {
+  using Base = PackedBlock<Isa, 1, kParts, kSteps>;
   using I = typename Isa::I;
   using B = typename Isa::B;
 
   template <int kTokens>
   NIBBLE_INLINE void Run(int64_t row) const {
     const int64_t steps = this->steps();
-    const int8_t* const values = this->x + row * 16 * steps;
+    const int8_t* const values = this->x + row * kParts * 8 * steps;
     constexpr int kVectors = Isa::DirectVectors(kTokens);
     for (int64_t r = 0; r < kTileRows; r += 16 * kVectors) {
       const uint8_t* const w = this->codes + 4 * r;
@@ -163,24 +167,41 @@ struct DirectBlock : PackedBlock<Isa, 1, kSteps> {
           const B second = Isa::HighNibbles(both);
           NIBBLE_UNROLL
           for (int i = 0; i < kTokens; ++i) {
-            const int8_t* const high_x = values + i * 16 * steps + step * 8;
+            const int8_t* const high_x = values + i * kParts * 8 * steps + step * 8;
             high[i][v] = Isa::DotPair(high[i][v], first, second, high_x);
-            low[i][v] = Isa::DotPair(low[i][v], first, second, high_x + 8 * steps);
+            if constexpr (kParts == 2) {
+              low[i][v] = Isa::DotPair(low[i][v], first, second, high_x + 8 * steps);
+            }
           }
         }
       }
-      Base::template Shift<kTokens, kVectors, 8>(high);
-      NIBBLE_UNROLL
-      for (int i = 0; i < kTokens; ++i) {
+      if constexpr (kParts == 2) {
+        Base::template Shift<kTokens, kVectors, 8>(high);
         NIBBLE_UNROLL
-        for (int v = 0; v < kVectors; ++v) high[i][v] = Isa::AddI(high[i][v], low[i][v]);
+        for (int i = 0; i < kTokens; ++i) {
+          NIBBLE_UNROLL
+          for (int v = 0; v < kVectors; ++v) high[i][v] = Isa::AddI(high[i][v], low[i][v]);
+        }
       }
       this->template Finish<kTokens, kVectors>(row, r, high);
     }
   }
 };
 
-template <typename Isa, int kPlanes, int kSteps>
+// The nibbles of a block, one a byte: [planes][2 steps][64 rows][4].
+template <typename Isa>
+NIBBLE_INLINE void UnpackNibbles(const uint8_t* codes, int64_t bytes, uint8_t* unpacked) {
+  for (int64_t i = 0; i < bytes; i += 256) {
+    NIBBLE_UNROLL
+    for (int v = 0; v < 4; ++v) {
+      const auto both = Isa::LoadB(codes + i + 64 * v);
+      Isa::StoreB(unpacked + 2 * i + 64 * v, Isa::LowNibbles(both));
+      Isa::StoreB(unpacked + 2 * i + 256 + 64 * v, Isa::HighNibbles(both));
+    }
+  }
+}
+
+template <typename Isa, int kPlanes, int kParts, int kSteps>
 void PackedTilesWith(const PackedFormat& format, const PackedTiles& tiles, const FixedPointRows& x,
                      int64_t first_row, int64_t num_rows, float* sums, void* scratch) {
   using F = typename Isa::F;
@@ -193,8 +214,8 @@ void PackedTilesWith(const PackedFormat& format, const PackedTiles& tiles, const
                    static_cast<size_t>(tiles.count * num_rows * kTileRows) * sizeof(float));
   for (int64_t block = 0; block < format.num_blocks; ++block) {
     const int64_t x_row = block * x.stride + first_row;
-    const int8_t* const x_planes = x.planes + x_row * 2 * format.block_cols;
-    const int64_t x_bytes = num_rows * 2 * format.block_cols;
+    const int8_t* const x_planes = x.planes + x_row * kParts * format.block_cols;
+    const int64_t x_bytes = num_rows * kParts * format.block_cols;
     for (int t = 0; t < tiles.count; ++t) {
       const uint8_t* const codes = tiles.tile[t] + block * format.block_bytes;
       const uint8_t* const tail = codes + nibble_bytes;
@@ -206,7 +227,7 @@ void PackedTilesWith(const PackedFormat& format, const PackedTiles& tiles, const
                         : Isa::LoadBf16(reinterpret_cast<const uint16_t*>(tail) + 16 * v);
         if (format.zero_points) zeros[v] = Isa::LoadBytesUnsigned(tail + scale_bytes + 16 * v);
       }
-      PackedBlock<Isa, kPlanes, kSteps> work;
+      PackedBlock<Isa, kPlanes, kParts, kSteps> work;
       work.codes = codes;
       work.num_steps = format.block_cols / 8;
       work.scales = scales;
@@ -217,18 +238,11 @@ void PackedTilesWith(const PackedFormat& format, const PackedTiles& tiles, const
       work.totals = sums + t * num_rows * kTileRows;
       if constexpr (kPlanes == 1) {
         if (direct) {
-          ForRuns<Isa::kDirectTokens>(num_rows, DirectBlock<Isa, kSteps>{work});
+          ForRuns<Isa::kDirectTokens>(num_rows, DirectBlock<Isa, kParts, kSteps>{work});
           continue;
         }
       }
-      for (int64_t i = 0; i < nibble_bytes; i += 256) {
-        NIBBLE_UNROLL
-        for (int v = 0; v < 4; ++v) {
-          const auto both = Isa::LoadB(codes + i + 64 * v);
-          Isa::StoreB(unpacked + 2 * i + 64 * v, Isa::LowNibbles(both));
-          Isa::StoreB(unpacked + 2 * i + 256 + 64 * v, Isa::HighNibbles(both));
-        }
-      }
+      UnpackNibbles<Isa>(codes, nibble_bytes, unpacked);
       work.codes = unpacked;
       Ahead ahead_codes, ahead_x;
       const uint8_t* const next = t + 1 < tiles.count
@@ -236,7 +250,7 @@ void PackedTilesWith(const PackedFormat& format, const PackedTiles& tiles, const
                                       : tiles.tile[0] + (block + 1) * format.block_bytes;
       const int64_t runs = (num_rows + Isa::kIntTokens - 1) / Isa::kIntTokens;
       ahead_codes.Plan(next, format.block_bytes, runs);
-      ahead_x.Plan(x_planes + 2 * x.stride * format.block_cols + x_bytes * t / tiles.count,
+      ahead_x.Plan(x_planes + kParts * x.stride * format.block_cols + x_bytes * t / tiles.count,
                    x_bytes / tiles.count, runs);
       work.ahead_codes = &ahead_codes;
       work.ahead_x = &ahead_x;
@@ -245,16 +259,26 @@ void PackedTilesWith(const PackedFormat& format, const PackedTiles& tiles, const
   }
 }
 
+template <typename Isa, int kParts>
+void PackedTilesOf(const PackedFormat& format, const PackedTiles& tiles, const FixedPointRows& x,
+                   int64_t first_row, int64_t num_rows, float* sums, void* scratch) {
+  if (format.nibble_planes == 2) {
+    PackedTilesWith<Isa, 2, kParts, 0>(format, tiles, x, first_row, num_rows, sums, scratch);
+  } else if (format.block_cols == 128) {
+    PackedTilesWith<Isa, 1, kParts, 16>(format, tiles, x, first_row, num_rows, sums, scratch);
+  } else {
+    PackedTilesWith<Isa, 1, kParts, 0>(format, tiles, x, first_row, num_rows, sums, scratch);
+  }
+}
+
 template <typename Isa>
 void PackedTilesKernel(const PackedFormat& format, const PackedTiles& tiles,
                        const FixedPointRows& x, int64_t first_row, int64_t num_rows, float* sums,
                        void* scratch) {
-  if (format.nibble_planes == 2) {
-    PackedTilesWith<Isa, 2, 0>(format, tiles, x, first_row, num_rows, sums, scratch);
-  } else if (format.block_cols == 128) {
-    PackedTilesWith<Isa, 1, 16>(format, tiles, x, first_row, num_rows, sums, scratch);
+  if (x.num_planes == 2) {
+    PackedTilesOf<Isa, 2>(format, tiles, x, first_row, num_rows, sums, scratch);
   } else {
-    PackedTilesWith<Isa, 1, 0>(format, tiles, x, first_row, num_rows, sums, scratch);
+    PackedTilesOf<Isa, 1>(format, tiles, x, first_row, num_rows, sums, scratch);
   }
 }
 

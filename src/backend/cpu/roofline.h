@@ -14,9 +14,11 @@ struct Roofline {
   double float_flops_per_second = 0;   // float multiply-adds, two operations each
   double byte_dot_ops_per_second = 0;  // u8 x s8 multiply-adds, two operations each
 
-  // Useful multiply-adds of packed weights, two operations each: each is two byte products for
-  // 4-bit codes (the two planes of an activation), four for 8-bit ones.
-  double packed_ops_per_second(int bits) const { return byte_dot_ops_per_second / (bits / 2); }
+  // Useful multiply-adds of packed weights, two operations each: each is one byte product for every
+  // plane of the activations.
+  double packed_ops_per_second(int activation_bits) const {
+    return byte_dot_ops_per_second / (activation_bits / 8);
+  }
 };
 
 // Medians of `repeats` runs on the threads and with the instruction set that a cpu backend with

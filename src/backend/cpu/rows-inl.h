@@ -68,6 +68,9 @@ template <typename Isa>
 void FixRow(const float* x, const int32_t* columns, int64_t cols, const PackedFormat& format,
             int64_t row, const FixedPointRows& out) {
   const int64_t width = format.block_cols;
+  if (width < 8 || width > kMaxPackedBlock) __builtin_unreachable();
+  // The largest magnitude: 127, or with two planes that both stay within int8 127 * 256 + 127.
+  const float limit = out.num_planes == 2 ? 32639.0f : 127.0f;
   const bool whole_vectors = width % 16 == 0;
   alignas(64) float gathered[kMaxPackedBlock];
   alignas(64) int8_t staged[2][kMaxPackedBlock];
@@ -98,17 +101,23 @@ void FixRow(const float* x, const int32_t* columns, int64_t cols, const PackedFo
     if (bits >= 0x7f800000) {
       scale = __builtin_nanf("");
     } else if (largest >= 1e-30f) {
-      scale = largest / 32639.0f;  // 127 * 256 + 127: both planes stay within int8
-      inverse = 32639.0f / largest;
+      scale = largest / limit;
+      inverse = limit / largest;
     }
 
-    int8_t* const planes = out.planes + (block * out.stride + row) * 2 * width;
+    int8_t* const planes = out.planes + (block * out.stride + row) * out.num_planes * width;
     int8_t* const high = whole_vectors ? planes : staged[0];
-    int8_t* const low = whole_vectors ? planes + width : staged[1];
+    int8_t* const low = out.num_planes < 2 ? nullptr : whole_vectors ? planes + width : staged[1];
     auto sum = Isa::ZeroI();
     if (inverse == 0.0f) {
       __builtin_memset(high, 0, static_cast<size_t>(width));
-      __builtin_memset(low, 0, static_cast<size_t>(width));
+      if (low != nullptr) __builtin_memset(low, 0, static_cast<size_t>(width));
+    } else if (low == nullptr) {
+      for (int64_t k = 0; k < width; k += 16) {
+        const auto q = Isa::Round(Isa::Mul(Isa::Load(values + k), Isa::Set(inverse)));
+        sum = Isa::AddI(sum, q);
+        Isa::StoreBytes(high + k, q);
+      }
     } else {
       for (int64_t k = 0; k < width; k += 16) {
         const auto q = Isa::Round(Isa::Mul(Isa::Load(values + k), Isa::Set(inverse)));
@@ -121,7 +130,7 @@ void FixRow(const float* x, const int32_t* columns, int64_t cols, const PackedFo
     }
     if (!whole_vectors) {
       __builtin_memcpy(planes, high, static_cast<size_t>(width));
-      __builtin_memcpy(planes + width, low, static_cast<size_t>(width));
+      if (low != nullptr) __builtin_memcpy(planes + width, low, static_cast<size_t>(width));
     }
     out.scales[block * out.stride + row] = scale;
     out.sums[block * out.stride + row] = Isa::SumI(sum);
