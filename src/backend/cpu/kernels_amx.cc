@@ -73,10 +73,9 @@ class TilePass {
       const uint8_t* const codes = tile + block * format_.block_bytes;
       Unpack(codes);
       WidenScales(codes + nibble_bytes(), scales_[block % 2]);
-      Ahead ahead;
-      ahead.Plan(codes + format_.block_bytes, format_.block_bytes, num_groups_);
+      const int64_t products = 4 * num_groups_ * (4 / kVectors) * (format_.block_cols / kTileDepth);
+      ahead_.Plan(codes + format_.block_bytes, format_.block_bytes, products);
       for (int64_t group = 0; group < num_groups_; ++group) {
-        ahead.Advance();
         for (int v = 0; v < 4; v += kVectors) Multiply(block, group, v, totals);
       }
     }
@@ -160,6 +159,12 @@ class TilePass {
     unit_.next = end;
   }
 
+  // Between two tile products: asks for a piece of the next block, and finishes some rows.
+  NIBBLE_INLINE void Meanwhile(int64_t count) {
+    ahead_.Advance();
+    FinishRows(count);
+  }
+
   NIBBLE_INLINE void Multiply(int64_t block, int64_t group, int v, float* totals) {
     const int64_t wanted = group * group_rows_;
     const int64_t first = wanted + group_rows_ <= num_rows_ ? wanted : num_rows_ - group_rows_;
@@ -180,29 +185,29 @@ class TilePass {
         _tile_loadd(6, weights, 4 * kTileRows);
         _tile_loadd(4, x + k, bytes);
         _tile_dpbssd(0, 4, 6);
-        FinishRows(share);
+        Meanwhile(share);
         _tile_loadd(7, weights + 64, 4 * kTileRows);
         _tile_dpbssd(1, 4, 7);
-        FinishRows(share);
+        Meanwhile(share);
         _tile_loadd(5, x + format_.block_cols + k, bytes);
         _tile_dpbssd(2, 5, 6);
-        FinishRows(share);
+        Meanwhile(share);
         _tile_dpbssd(3, 5, 7);
-        FinishRows(share);
+        Meanwhile(share);
       } else {
         _tile_loadd(4, x + k, bytes);
         _tile_loadd(6, weights, 4 * kTileRows);
         _tile_dpbssd(0, 4, 6);
-        FinishRows(share);
+        Meanwhile(share);
         _tile_loadd(7, weights + 64, 4 * kTileRows);
         _tile_dpbssd(1, 4, 7);
-        FinishRows(share);
+        Meanwhile(share);
         _tile_loadd(6, weights + 128, 4 * kTileRows);
         _tile_dpbssd(2, 4, 6);
-        FinishRows(share);
+        Meanwhile(share);
         _tile_loadd(7, weights + 192, 4 * kTileRows);
         _tile_dpbssd(3, 4, 7);
-        FinishRows(share);
+        Meanwhile(share);
       }
     }
     FinishRows(unit_.rows);
@@ -226,6 +231,7 @@ class TilePass {
   int64_t num_groups_ = 0, group_rows_ = 0;
   uint8_t* codes_;
   Unit unit_{};
+  Ahead ahead_;
   int parity_ = 0;
   alignas(64) float scales_[2][kTileRows];  // of this block and, until its last unit is done, the
                                             // one before

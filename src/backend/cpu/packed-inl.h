@@ -138,12 +138,16 @@ struct PackedBlock {
   }
 };
 
-// Few rows: 4-bit codes are taken apart in registers, once for both planes of the activations.
+// Few rows: 4-bit codes are taken apart in registers, once for both planes of the activations. The
+// weights come from memory as fast as it gives them, so each step asks for the same place one block
+// ahead: the next block, or at a tile's end the tile behind it.
 template <typename Isa, int kParts, int kSteps>
 struct DirectBlock : PackedBlock<Isa, 1, kParts, kSteps> {
   using Base = PackedBlock<Isa, 1, kParts, kSteps>;
   using I = typename Isa::I;
   using B = typename Isa::B;
+
+  int64_t block_bytes;
 
   template <int kTokens>
   NIBBLE_INLINE void Run(int64_t row) const {
@@ -162,6 +166,7 @@ struct DirectBlock : PackedBlock<Isa, 1, kParts, kSteps> {
       for (int64_t step = 0; step < steps; ++step) {
         NIBBLE_UNROLL
         for (int v = 0; v < kVectors; ++v) {
+          __builtin_prefetch(w + step * 256 + v * 64 + block_bytes, 0, 3);
           const B both = Isa::LoadB(w + step * 256 + v * 64);
           const B first = Isa::LowNibbles(both);
           const B second = Isa::HighNibbles(both);
@@ -238,7 +243,8 @@ void PackedTilesWith(const PackedFormat& format, const PackedTiles& tiles, const
       work.totals = sums + t * num_rows * kTileRows;
       if constexpr (kPlanes == 1) {
         if (direct) {
-          ForRuns<Isa::kDirectTokens>(num_rows, DirectBlock<Isa, kParts, kSteps>{work});
+          ForRuns<Isa::kDirectTokens>(num_rows,
+                                      DirectBlock<Isa, kParts, kSteps>{work, format.block_bytes});
           continue;
         }
       }
