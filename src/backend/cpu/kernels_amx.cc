@@ -29,15 +29,24 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {};
 };
 
-// Registers 0-3 hold sums and 4-5 activations of `rows` rows; 6-7 weights.
-TileConfig ConfigFor(int64_t rows) {
-  TileConfig config;
-  for (int i = 0; i < 8; ++i) {
-    config.bytes_per_row[i] = 64;
-    config.rows[i] = static_cast<uint8_t>(i < 6 ? rows : kTileSide);
+// For groups of each number of rows: registers 0-3 hold sums and 4-5 activations of so many rows;
+// 6-7 weights. In memory before anybody runs: compilers do not see all that the instruction reads.
+struct TileConfigs {
+  TileConfig of[kTileSide + 1];
+
+  constexpr TileConfigs() : of() {
+    for (int64_t rows = 0; rows <= kTileSide; ++rows) {
+      for (int i = 0; i < 8; ++i) {
+        of[rows].bytes_per_row[i] = 64;
+        of[rows].rows[i] = static_cast<uint8_t>(i < 6 ? rows : kTileSide);
+      }
+    }
   }
-  return config;
-}
+};
+constinit const TileConfigs kConfigs;
+
+// Nor do all of them see that a tile is loaded from memory: what was stored before must be there.
+NIBBLE_INLINE void FinishStores() { __asm__ volatile("" ::: "memory"); }
 
 // What is left to do with a unit: totals += weight scale * activation scale * sum.
 struct Unit {
@@ -61,8 +70,7 @@ class TilePass {
     // early, and leaves out the rows it shares with the one before.
     num_groups_ = (num_rows + kTileSide - 1) / kTileSide;
     group_rows_ = (num_rows + num_groups_ - 1) / num_groups_;
-    const TileConfig config = ConfigFor(group_rows_);
-    _tile_loadconfig(&config);
+    _tile_loadconfig(&kConfigs.of[group_rows_]);
   }
   ~TilePass() { _tile_release(); }
   TilePass(const TilePass&) = delete;
@@ -72,6 +80,7 @@ class TilePass {
     for (int64_t block = 0; block < format_.num_blocks; ++block) {
       const uint8_t* const codes = tile + block * format_.block_bytes;
       Unpack(codes);
+      FinishStores();
       WidenScales(codes + nibble_bytes(), scales_[block % 2]);
       const int64_t products = 4 * num_groups_ * (4 / kVectors) * (format_.block_cols / kTileDepth);
       ahead_.Plan(codes + format_.block_bytes, format_.block_bytes, products);
@@ -265,10 +274,10 @@ void AmxPackedTiles(const PackedFormat& format, const PackedTiles& tiles, const 
 
 // The roof: products of tiles that stay in their registers.
 int32_t AmxDotBytes(int64_t rounds) {
-  const TileConfig config = ConfigFor(kTileSide);
-  _tile_loadconfig(&config);
+  _tile_loadconfig(&kConfigs.of[kTileSide]);
   alignas(64) int8_t bytes[4 * kTileInts];
   for (int64_t i = 0; i < 4 * kTileInts; ++i) bytes[i] = static_cast<int8_t>(i % 11);
+  FinishStores();
   _tile_loadd(4, bytes, 64);
   _tile_loadd(5, bytes, 64);
   _tile_loadd(6, bytes, 64);
