@@ -1,6 +1,8 @@
 #include "backend/cpu/linalg_openblas.h"
 
 #include <algorithm>
+#include <mutex>
+#include <optional>
 
 #include "backend/cpu/memory.h"
 #include "backend/cpu/openblas.h"
@@ -45,6 +47,11 @@ class OpenBlasLinalg : public Linalg {
   int num_threads() const override { return pool_->num_threads(); }
 
  private:
+  // Loaded when first needed: what only runs a model needs none. From any thread.
+  const OpenBlas& Blas() {
+    std::call_once(blas_loaded_, [&] { blas_.emplace(); });
+    return *blas_;
+  }
   // C[m, n] += alpha op(A) op(B), as OpenBlas::Gemm.
   void Multiply(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha,
                 const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc);
@@ -58,7 +65,8 @@ class OpenBlasLinalg : public Linalg {
   int64_t Factor(float* h, int64_t n, int64_t stride, int64_t leaf, float* scratch);
 
   ThreadPool* pool_;
-  OpenBlas blas_;
+  std::once_flag blas_loaded_;
+  std::optional<OpenBlas> blas_;
   const bool tiles_ = cpu::HasTileProducts();
   bool inside_ = false;  // a ParallelFor is running; its bodies may read this
   cpu::Scratch gathered_;
@@ -129,10 +137,10 @@ void OpenBlasLinalg::LargeGramUpdate(const float* x, int64_t rows, int64_t cols,
       const int64_t k = std::min(kGramRows, rows - row);
       const float* const slice = x + row * cols;
       if (i == j) {
-        blas_.GramUpper(size(j), k, slice + j * side, cols, tile, cols);
+        Blas().GramUpper(size(j), k, slice + j * side, cols, tile, cols);
       } else {
-        blas_.Gemm(true, false, size(i), size(j), k, 1.0f, slice + i * side, cols, slice + j * side,
-                   cols, tile, cols);
+        Blas().Gemm(true, false, size(i), size(j), k, 1.0f, slice + i * side, cols,
+                    slice + j * side, cols, tile, cols);
       }
     }
   });
@@ -153,7 +161,7 @@ void OpenBlasLinalg::Multiply(bool transpose_a, bool transpose_b, int64_t m, int
                               float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
                               float* c, int64_t ldc) {
   if (!tiles_) {
-    blas_.Gemm(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, c, ldc);
+    Blas().Gemm(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, c, ldc);
     return;
   }
   cpu::TileProduct({.data = a, .stride = lda, .depth_major = transpose_a},
@@ -170,8 +178,8 @@ void OpenBlasLinalg::TimesTransposedUpper(int64_t m, int64_t n, int64_t k, const
     return;
   }
   for (int64_t row = 0; row < m; ++row) std::copy_n(a + row * lda, n, c + row * ldc);
-  blas_.MultiplyByUpper(true, m, n, v, ldv, c, ldc);
-  blas_.Gemm(false, true, m, n, k - n, 1.0f, a + n, lda, v + n, ldv, c, ldc);
+  Blas().MultiplyByUpper(true, m, n, v, ldv, c, ldc);
+  Blas().Gemm(false, true, m, n, k - n, 1.0f, a + n, lda, v + n, ldv, c, ldc);
 }
 
 void OpenBlasLinalg::TimesUpper(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda,
@@ -184,8 +192,8 @@ void OpenBlasLinalg::TimesUpper(int64_t m, int64_t n, int64_t k, const float* a,
     return;
   }
   for (int64_t row = 0; row < m; ++row) std::copy_n(a + row * lda + k - n, n, c + row * ldc);
-  blas_.MultiplyByUpper(false, m, n, v + (k - n) * ldv, ldv, c, ldc);
-  blas_.Gemm(false, false, m, n, k - n, 1.0f, a, lda, v, ldv, c, ldc);
+  Blas().MultiplyByUpper(false, m, n, v + (k - n) * ldv, ldv, c, ldc);
+  Blas().Gemm(false, false, m, n, k - n, 1.0f, a, lda, v, ldv, c, ldc);
 }
 
 int64_t OpenBlasLinalg::InverseCholesky(float* h, int64_t n) {
@@ -251,7 +259,7 @@ int64_t OpenBlasLinalg::Factor(float* h, int64_t n, int64_t stride, int64_t leaf
       cpu::TileProduct(factor, factor, width, width, rest, -1.0f,
                        {.data = s, .stride = stride, .upper_only = true});
     } else {
-      blas_.SubtractOuter(width, rest, p + row * rest, rest, s, stride);
+      Blas().SubtractOuter(width, rest, p + row * rest, rest, s, stride);
     }
   });
   // P V in the place of B. The last columns take the longest.
@@ -264,8 +272,8 @@ int64_t OpenBlasLinalg::Factor(float* h, int64_t n, int64_t stride, int64_t leaf
   if (const int64_t bad = Factor(h, top, stride, leaf, p); bad >= 0) return bad;
   if (!tiles_) {
     ParallelFor(cols, [&](int64_t j, int) {
-      blas_.NegatedUpperTimes(top, std::min(side, rest - j * side), h, stride, b + j * side,
-                              stride);
+      Blas().NegatedUpperTimes(top, std::min(side, rest - j * side), h, stride, b + j * side,
+                               stride);
     });
     return -1;
   }
