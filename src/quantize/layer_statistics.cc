@@ -136,8 +136,7 @@ void LayerStatistics::AddSlots(const Routing& slots, int64_t first, int64_t last
     sums.push_back({&of_expert.middle, scratch.g.row(begin), nullptr, count});
   }
   // The largest first: no thread should start on one when the others are done.
-  std::stable_sort(sums.begin(), sums.end(),
-                   [](const Sum& a, const Sum& b) { return a.work() > b.work(); });
+  std::ranges::sort(sums, std::greater(), &Sum::work);
   const auto add = [&](int64_t index, int) {
     const Sum& sum = sums[Size(index)];
     sum.hessian->Add(sum.x, sum.rows, sum.count, linalg);
