@@ -1,0 +1,16 @@
+#pragma once
+
+// Index maps, bit tricks and partitions are plain functions that kernels call and that tests run on
+// the host. Headers with this mark include nothing of CUDA and compile with every C++ compiler.
+#ifdef __CUDACC__
+#define NIBBLE_HOST_DEVICE __host__ __device__
+#else
+#define NIBBLE_HOST_DEVICE
+#endif
+
+// Unrolls the loop that follows where the compiler is nvcc; others decide for themselves.
+#ifdef __CUDA_ARCH__
+#define NIBBLE_UNROLL _Pragma("unroll")
+#else
+#define NIBBLE_UNROLL
+#endif
