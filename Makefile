@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test quick install dev tsan clang fuzz tidy format setup setup-test
+.PHONY: help build demo test quick install dev tsan clang fuzz cuda tidy format setup setup-test setup-cuda
 
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
@@ -31,17 +31,24 @@ install: setup build/release/build.ninja  ## Binary, library, headers and CMake 
 dev tsan clang fuzz: setup-test  ## Build and test that preset alone (FUZZ_SECONDS=60 a fuzz target)
 	tools/run_tests.sh $@
 
+cuda: setup-cuda build/cuda/build.ninja  ## Compile the GPU kernels (no GPU needed), check their budget, run their host tests
+	cmake --build --preset cuda
+	ctest --preset cuda --no-tests=error | tail -n 3
+
 tidy: setup-test build/dev/build.ninja  ## clang-tidy over src, tools and fuzz
 	tools/clang_tidy.sh build/dev
 
 format: setup-test  ## clang-format in place
-	git ls-files '*.cc' '*.h' | xargs clang-format-19 -i
+	git ls-files '*.cc' '*.h' '*.cu' '*.cuh' | xargs clang-format-19 -i
 
 setup:
 	@./setup.sh build
 
 setup-test:
 	@./setup.sh test
+
+setup-cuda:
+	@./setup.sh cuda
 
 build/%/build.ninja:
 	cmake --preset $*

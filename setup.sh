@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Installs what nibble needs to be built and, with `test`, to be tested:
+# Installs what nibble needs to be built and, with `test`, to be tested; `cuda` adds a compiler for the GPU kernels:
 #
-#   ./setup.sh [build|test]
+#   ./setup.sh [build|test|cuda]
 #
 # Idempotent. Where everything is present it does nothing, in well under a second and without network.
-# The versions are those of Debian 12; only its package archive and the crate registry are contacted.
+# The versions are those of Debian 12; only its package archive, the crate registry and, for `cuda`, the Python
+# package index are contacted.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -50,10 +51,39 @@ install_packages() {
     fail "apt-get could not install: $* (see its message above)"
 }
 
+has_nvcc() {  # one that cmake/cuda.cmake would take: CUDACXX, or the first in PATH
+  local found
+  found=$("${CUDACXX:-nvcc}" --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\),.*/\1/p') && [ -n "$found" ] &&
+    printf '%s\n' 12.4 "$found" | sort -V -C
+}
+
+# Unpacked beside its final name and renamed when whole: a killed run leaves nothing that looks complete.
+install_cuda() {
+  local folder=${XDG_CACHE_HOME:-$HOME/.cache}/nibble/cuda-13.0
+  [ ! -x "$folder/nvidia/cu13/bin/nvcc" ] || return 0
+  mkdir -p "${folder%/*}"
+  unpacked=$(mktemp -d "$folder.XXXXXX")
+  trap 'rm -rf "$unpacked"' EXIT
+  echo "setup.sh: fetching the CUDA toolkit (0.9 GB, 1.4 GB unpacked) into $folder" >&2
+  python3 -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --no-cache-dir \
+    --target "$unpacked" -r cmake/cuda-requirements.txt ||
+    fail "pip could not install cmake/cuda-requirements.txt (see its message above); or put nvcc >= 12.4 in PATH"
+  chmod 755 "$unpacked"
+  mv -T "$unpacked" "$folder" 2>/dev/null || [ -x "$folder/nvidia/cu13/bin/nvcc" ] ||
+    fail "$folder exists and is not a toolkit; remove it and try again"
+  trap - EXIT
+}
+
+cuda=
 case "${1:-build}" in
   build) wanted=("${build_packages[@]}") ;;
   test) wanted=("${build_packages[@]}" "${test_packages[@]}") ;;
-  *) fail "unknown argument '$1'; use: ./setup.sh [build|test]" ;;
+  cuda)
+    wanted=("${build_packages[@]}")
+    has_nvcc || cuda=wheels
+    [ -z "$cuda" ] || python3 -m pip --version >/dev/null 2>&1 || wanted+=(python3-pip)
+    ;;
+  *) fail "unknown argument '$1'; use: ./setup.sh [build|test|cuda]" ;;
 esac
 
 command -v dpkg-query >/dev/null ||
@@ -73,3 +103,5 @@ if [ -f rust/bridge/Cargo.lock ]; then
   "${fetch[@]}" --offline 2>/dev/null || "${fetch[@]}" ||
     fail "cargo could not fetch the crates of rust/bridge (see its message above)"
 fi
+
+[ -z "$cuda" ] || install_cuda

@@ -3,7 +3,9 @@
 # One static library `nibble_NAME` (alias nibble::NAME) and, if TESTS are given, one test program
 # `nibble_NAME_test` whose cases CTest lists one by one. Warnings are errors on our own code only.
 add_library(nibble_warnings INTERFACE)
-target_compile_options(nibble_warnings INTERFACE -Wall -Wextra -Wshadow -Wconversion -Werror)
+target_compile_options(nibble_warnings INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wshadow;-Wconversion;-Werror>
+  $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Werror;-Werror=all-warnings>)
 
 function(nibble_room NAME)
   cmake_parse_arguments(ROOM "" "" "SOURCES;DEPENDS;PRIVATE_DEPENDS;TESTS;TEST_DEPENDS" ${ARGN})

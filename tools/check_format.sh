@@ -6,4 +6,4 @@ command -v clang-format-19 >/dev/null || {
   echo "skipped: clang-format-19 is not installed"
   exit 77
 }
-git ls-files -z '*.cc' '*.h' | xargs -0 clang-format-19 --dry-run --Werror
+git ls-files -z '*.cc' '*.h' '*.cu' '*.cuh' | xargs -0 clang-format-19 --dry-run --Werror

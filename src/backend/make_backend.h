@@ -14,7 +14,8 @@ struct BackendOptions {
   int activation_bits = 16;  // of the activations that packed weights are multiplied with: 16 or 8
 };
 
-// "cpu" or "reference". Throws kInvalidArgument naming the allowed values.
+// "cpu" or "reference". Throws kInvalidArgument naming the allowed values, and kUnsupported for
+// "cuda" or "cuda:N", whose kernels are not behind this seam yet.
 std::unique_ptr<Backend> MakeBackend(const std::string& name, const BackendOptions& options = {});
 
 }  // namespace nibble

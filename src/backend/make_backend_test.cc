@@ -34,5 +34,16 @@ TEST(MakeBackend, RefusesOthersNamingThoseItKnows) {
               AllOf(HasSubstr("mmx"), HasSubstr("avx2"), HasSubstr("portable")));
 }
 
+TEST(MakeBackend, SaysWhyThereIsNoCudaAndWhatToDo) {
+  try {
+    MakeBackend("cuda:0");
+    FAIL() << "a backend that does not exist";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
+    EXPECT_THAT(error.what(),
+                AllOf(HasSubstr("cuda:0"), HasSubstr("make cuda"), HasSubstr("--backend cpu")));
+  }
+}
+
 }  // namespace
 }  // namespace nibble

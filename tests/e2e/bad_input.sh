@@ -99,6 +99,9 @@ refuse_flag 'damp' "$nibble" quantize "$model" "$scratch/result" --dampening 0 -
 refuse_flag 'calibration' "$nibble" quantize "$model" "$scratch/result"
 refuse_flag 'temperature' "$nibble" generate "$model" --prompt x --temperature -1
 refuse_flag 'bfloat16.*int8' "$nibble" generate "$model" --prompt x --kv-cache-dtype fp4
+refuse_flag 'cpu.*reference' "$nibble" generate "$model" --prompt x --backend abacus
+refuse 3 'cuda:0.*--backend cpu' "$nibble" generate "$model" --prompt x --backend cuda:0
+refuse 3 'cuda:0.*--backend cpu' "$nibble" quantize "$model" "$scratch/result" --method rtn --backend cuda:0
 refuse_flag 'prompt' "$nibble" generate "$model"
 refuse_flag 'text' "$nibble" perplexity "$model"
 

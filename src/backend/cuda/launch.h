@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <type_traits>
+
+namespace nibble::cuda {
+
+// kernel<<<grid, block, 0, stream>>>(args...) as a function. Returns what the launch itself says;
+// what the kernel does wrong later is the stream's to tell. Grids of zero blocks are no error: an
+// empty batch has nothing to do.
+template <typename... Parameters>
+cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStream_t stream,
+                   std::type_identity_t<Parameters>... args) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return cudaSuccess;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, args...);
+}
+
+}  // namespace nibble::cuda
