@@ -1,0 +1,13 @@
+#include "bench/gpu/problem.h"
+
+namespace nibble::cuda::bench {
+
+std::vector<Case> AllCases() {
+  std::vector<Case> all;
+  for (auto* list : {NormCases}) {
+    for (Case& one : list()) all.push_back(std::move(one));
+  }
+  return all;
+}
+
+}  // namespace nibble::cuda::bench
