@@ -8,6 +8,13 @@
 #define NIBBLE_HOST_DEVICE
 #endif
 
+// Parts of kernels that a C++ compiler builds too, for an emulated warp (warp.h).
+#ifdef __CUDACC__
+#define NIBBLE_DEVICE __device__ __forceinline__
+#else
+#define NIBBLE_DEVICE inline
+#endif
+
 // Unrolls the loop that follows where the compiler is nvcc; others decide for themselves.
 #ifdef __CUDA_ARCH__
 #define NIBBLE_UNROLL _Pragma("unroll")
