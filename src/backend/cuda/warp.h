@@ -10,7 +10,7 @@
 
 // A warp on the host: 32 lanes in lockstep, with those instructions that kernels use as the PTX
 // manual describes them. The inner loops of kernels are templates over an `Isa`: here they run in
-// tests, and with Ptx (warp_ptx.cuh) on the device, where Value<T> is simply T.
+// tests, and with Ptx (warp_ptx.cuh) on the device, where a value is a register.
 namespace nibble::cuda {
 
 inline constexpr int kWarpLanes = 32;
@@ -50,13 +50,11 @@ struct Lanes {
 };
 
 struct Emulated {
-  template <typename T>
-  using Value = Lanes<T>;
   using U32 = Lanes<uint32_t>;
   using F32 = Lanes<float>;
 
-  static Lanes<int> Lane() {
-    return Lanes<int>::Of([](int i) { return i; });
+  static U32 Lane() {
+    return U32::Of([](int i) { return static_cast<uint32_t>(i); });
   }
 
   static U32 AndOr(const U32& a, uint32_t mask, uint32_t bits) {
@@ -84,13 +82,13 @@ struct Emulated {
   }
 
   // Sixteen bytes a lane from shared memory, aligned.
-  static void LoadVector(const std::byte* base, const Lanes<int>& offset, U32 (&words)[4]) {
+  static void LoadVector(const std::byte* base, const U32& offset, U32 (&words)[4]) {
     for (int i = 0; i < kWarpLanes; ++i) {
       for (int w = 0; w < 4; ++w) words[w][i] = Load<uint32_t>(base + offset[i] + 4 * w);
     }
   }
 
-  static F32 LoadBf16(const std::byte* base, const Lanes<int>& offset) {
+  static F32 LoadBf16(const std::byte* base, const U32& offset) {
     return F32::Of([&](int i) {
       return static_cast<float>(BFloat16::FromBits(Load<uint16_t>(base + offset[i])));
     });
@@ -98,7 +96,7 @@ struct Emulated {
 
   // ldmatrix.x4: four matrices of 8 rows of 8 halves. Lane i has the address of row i % 8 of matrix
   // i / 8; it gets elements 2(i % 4) and the next of row i / 4 of every matrix.
-  static void LoadMatrices(const std::byte* base, const Lanes<int>& offset, U32 (&matrices)[4]) {
+  static void LoadMatrices(const std::byte* base, const U32& offset, U32 (&matrices)[4]) {
     for (int m = 0; m < 4; ++m) {
       for (int i = 0; i < kWarpLanes; ++i) {
         const std::byte* row = base + offset[m * 8 + i / 4];

@@ -1,0 +1,158 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "backend/cuda/dequantize.h"
+#include "backend/cuda/host_device.h"
+#include "backend/cuda/w4_layout.h"
+
+// The inner loop of the product of a W4T matrix with a few tokens: what one warp does with one
+// group of 128 inputs that lies in shared memory. A template over the instructions (`Isa`): Ptx
+// (warp_ptx.cuh) in the kernel, Emulated (warp.h) in tests.
+//
+// Weights are the A operand, so that 16 rows of a weight meet 8 tokens in an instruction, and one
+// token costs 8, not 16. Codes become BF16 integers from -8 to 7, exactly; their products with BF16
+// activations are exact in float, and a group's sum is multiplied by its scale afterwards, in
+// float: 4 multiply-adds per 8 tokens and 128 inputs instead of a multiplication for each pair of
+// weights.
+namespace nibble::cuda {
+
+// Tokens in shared memory: a group of 128 inputs is 256 bytes, in rows of 272, which keeps the
+// eight rows that ldmatrix reads at a time in different banks.
+inline constexpr int kTokenPitch = 2 * kW4GroupCols + 16;
+
+// What a lane holds of a warp's sums: kRowTiles x 16 rows of the weight, kTokenTiles x 8 tokens.
+template <class Isa, int kRowTiles, int kTokenTiles>
+struct SkinnySums {
+  typename Isa::F32 value[kRowTiles][kTokenTiles][4];
+};
+
+// Where element e of a lane's value[tile][token_tile] belongs.
+NIBBLE_HOST_DEVICE constexpr int SumRow(int lane, int tile, int e) {
+  return tile * 16 + lane / 4 + e / 2 * 8;
+}
+NIBBLE_HOST_DEVICE constexpr int SumToken(int lane, int token_tile, int e) {
+  return token_tile * 8 + lane % 4 * 2 + e % 2;
+}
+
+template <class Isa, int kRowTiles, int kTokenTiles>
+NIBBLE_DEVICE void ClearSums(SkinnySums<Isa, kRowTiles, kTokenTiles>& sums) {
+  NIBBLE_UNROLL
+  for (int r = 0; r < kRowTiles; ++r) {
+    NIBBLE_UNROLL
+    for (int n = 0; n < kTokenTiles; ++n) {
+      NIBBLE_UNROLL
+      for (int e = 0; e < 4; ++e) sums.value[r][n][e] = typename Isa::F32(0.0f);
+    }
+  }
+}
+
+// The B operands of 32 inputs, `block` (0..3) of the group: fragments[n][h][] are the two registers
+// of token tile n for the 16 inputs h. One instruction fetches two tiles of 16 inputs, or, of an
+// odd last tile, both halves.
+template <class Isa, int kTokenTiles>
+NIBBLE_DEVICE void LoadTokens(const std::byte* tokens, int block,
+                              typename Isa::U32 (&fragments)[kTokenTiles][2][2]) {
+  using U32 = typename Isa::U32;
+  const U32 lane = Isa::Lane();
+  const U32 matrix = lane / 8u;
+  NIBBLE_UNROLL
+  for (int n = 0; n + 1 < kTokenTiles; n += 2) {
+    const U32 row = (matrix / 2u + static_cast<uint32_t>(n)) * 8u + lane % 8u;
+    NIBBLE_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      U32 words[4];
+      Isa::LoadMatrices(tokens,
+                        row * static_cast<uint32_t>(kTokenPitch) + matrix % 2u * 16u +
+                            static_cast<uint32_t>(block * 64 + h * 32),
+                        words);
+      fragments[n][h][0] = words[0];
+      fragments[n][h][1] = words[1];
+      fragments[n + 1][h][0] = words[2];
+      fragments[n + 1][h][1] = words[3];
+    }
+  }
+  if constexpr (kTokenTiles % 2 == 1) {
+    constexpr int kLast = kTokenTiles - 1;
+    const U32 row = lane % 8u + static_cast<uint32_t>(kLast * 8);
+    U32 words[4];
+    Isa::LoadMatrices(
+        tokens,
+        row * static_cast<uint32_t>(kTokenPitch) + matrix * 16u + static_cast<uint32_t>(block * 64),
+        words);
+    fragments[kLast][0][0] = words[0];
+    fragments[kLast][0][1] = words[1];
+    fragments[kLast][1][0] = words[2];
+    fragments[kLast][1][1] = words[3];
+  }
+}
+
+// sums += weights * tokens over one group.
+//
+//   records     one group of a panel, as in memory; aligned to 16 bytes
+//   first_tile  the warp's first tile of 16 rows within the panel; all its tiles are in the panel
+//   tokens      [kTokenTiles * 8] rows of kTokenPitch bytes, BF16; aligned to 16 bytes
+template <class Isa, int kRowTiles, int kTokenTiles>
+NIBBLE_DEVICE void MultiplyGroup(const std::byte* records, int first_tile, const std::byte* tokens,
+                                 SkinnySums<Isa, kRowTiles, kTokenTiles>& sums) {
+  using U32 = typename Isa::U32;
+  using F32 = typename Isa::F32;
+  const U32 lane = Isa::Lane();
+  SkinnySums<Isa, kRowTiles, kTokenTiles> group;
+  ClearSums(group);
+  NIBBLE_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    U32 words[kRowTiles][4];
+    NIBBLE_UNROLL
+    for (int r = 0; r < kRowTiles; ++r) {
+      const int tile = first_tile + r;
+      Isa::LoadVector(records + tile / 4 * kW4RecordBytes + (tile % 4 * 2 + half) * 512, lane * 16u,
+                      words[r]);
+    }
+    NIBBLE_UNROLL
+    for (int pair = 0; pair < 2; ++pair) {
+      U32 b[kTokenTiles][2][2];
+      LoadTokens<Isa, kTokenTiles>(tokens, half * 2 + pair, b);
+      NIBBLE_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        NIBBLE_UNROLL
+        for (int r = 0; r < kRowTiles; ++r) {
+          U32 a[4];
+          NIBBLE_UNROLL
+          for (int j = 0; j < 4; ++j) a[j] = DequantizeBf16<Isa>(words[r][pair * 2 + h], j);
+          NIBBLE_UNROLL
+          for (int n = 0; n < kTokenTiles; ++n) {
+            Isa::MatrixMultiplyAdd(group.value[r][n], a, b[n][h][0], b[n][h][1]);
+          }
+        }
+      }
+    }
+  }
+  NIBBLE_UNROLL
+  for (int r = 0; r < kRowTiles; ++r) {
+    const int tile = first_tile + r;
+    const std::byte* scales =
+        records + tile / 4 * kW4RecordBytes + kW4ScaleOffset + tile % 4 * kW4TileRows * 2;
+    const F32 upper = Isa::LoadBf16(scales, lane / 4u * 2u);
+    const F32 lower = Isa::LoadBf16(scales, lane / 4u * 2u + 16u);
+    NIBBLE_UNROLL
+    for (int n = 0; n < kTokenTiles; ++n) {
+      NIBBLE_UNROLL
+      for (int e = 0; e < 4; ++e) {
+        sums.value[r][n][e] =
+            Isa::MultiplyAdd(e < 2 ? upper : lower, group.value[r][n][e], sums.value[r][n][e]);
+      }
+    }
+  }
+}
+
+// silu(gate) * up. With gate and up merged (GateUpSource) these are elements e and e + 2 of a
+// lane's value[tile][token_tile], for e in {0, 1}; the feature is SumRow / 16 * 8 + SumRow % 8 of
+// the panel.
+template <class Isa, class F32>
+NIBBLE_DEVICE F32 SwiGlu(const F32& gate, const F32& up) {
+  return gate / (F32(1.0f) + Isa::Exp(gate * F32(-1.0f))) * up;
+}
+
+}  // namespace nibble::cuda
