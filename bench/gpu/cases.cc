@@ -4,7 +4,7 @@ namespace nibble::cuda::bench {
 
 std::vector<Case> AllCases() {
   std::vector<Case> all;
-  for (auto* list : {NormCases}) {
+  for (auto* list : {GemmInt4Cases, NormCases}) {
     for (Case& one : list()) all.push_back(std::move(one));
   }
   return all;

@@ -120,6 +120,7 @@ struct Case {
   std::function<std::unique_ptr<Problem>(uint64_t seed)> make;
 };
 
+std::vector<Case> GemmInt4Cases();
 std::vector<Case> NormCases();
 
 // Every case of every kernel.

@@ -48,44 +48,29 @@ NIBBLE_DEVICE void ClearSums(SkinnySums<Isa, kRowTiles, kTokenTiles>& sums) {
   }
 }
 
-// The B operands of 32 inputs, `block` (0..3) of the group: fragments[n][h][] are the two registers
-// of token tile n for the 16 inputs h. One instruction fetches two tiles of 16 inputs, or, of an
-// odd last tile, both halves.
-template <class Isa, int kTokenTiles>
-NIBBLE_DEVICE void LoadTokens(const std::byte* tokens, int block,
-                              typename Isa::U32 (&fragments)[kTokenTiles][2][2]) {
-  using U32 = typename Isa::U32;
-  const U32 lane = Isa::Lane();
-  const U32 matrix = lane / 8u;
-  NIBBLE_UNROLL
-  for (int n = 0; n + 1 < kTokenTiles; n += 2) {
-    const U32 row = (matrix / 2u + static_cast<uint32_t>(n)) * 8u + lane % 8u;
-    NIBBLE_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      U32 words[4];
-      Isa::LoadMatrices(tokens,
-                        row * static_cast<uint32_t>(kTokenPitch) + matrix % 2u * 16u +
-                            static_cast<uint32_t>(block * 64 + h * 32),
-                        words);
-      fragments[n][h][0] = words[0];
-      fragments[n][h][1] = words[1];
-      fragments[n + 1][h][0] = words[2];
-      fragments[n + 1][h][1] = words[3];
-    }
-  }
-  if constexpr (kTokenTiles % 2 == 1) {
-    constexpr int kLast = kTokenTiles - 1;
-    const U32 row = lane % 8u + static_cast<uint32_t>(kLast * 8);
-    U32 words[4];
-    Isa::LoadMatrices(
-        tokens,
-        row * static_cast<uint32_t>(kTokenPitch) + matrix * 16u + static_cast<uint32_t>(block * 64),
-        words);
-    fragments[kLast][0][0] = words[0];
-    fragments[kLast][0][1] = words[1];
-    fragments[kLast][1][0] = words[2];
-    fragments[kLast][1][1] = words[3];
-  }
+// The B operands of 16 inputs, `block` (0..7) of the group, for token tiles n and n + 1: their two
+// registers each.
+template <class Isa>
+NIBBLE_DEVICE void LoadTokenPair(const std::byte* tokens, int block, int n,
+                                 typename Isa::U32 (&words)[4]) {
+  const typename Isa::U32 lane = Isa::Lane();
+  const typename Isa::U32 row = lane / 16u * 8u + lane % 8u + static_cast<uint32_t>(n * 8);
+  Isa::LoadMatrices(tokens,
+                    row * static_cast<uint32_t>(kTokenPitch) + lane / 8u % 2u * 16u +
+                        static_cast<uint32_t>(block * 32),
+                    words);
+}
+
+// The same for one token tile and 32 inputs, `block` (0..3): two registers for each 16 inputs.
+template <class Isa>
+NIBBLE_DEVICE void LoadSingleToken(const std::byte* tokens, int block, int n,
+                                   typename Isa::U32 (&words)[4]) {
+  const typename Isa::U32 lane = Isa::Lane();
+  const typename Isa::U32 row = lane % 8u + static_cast<uint32_t>(n * 8);
+  Isa::LoadMatrices(tokens,
+                    row * static_cast<uint32_t>(kTokenPitch) + lane / 8u * 16u +
+                        static_cast<uint32_t>(block * 64),
+                    words);
 }
 
 // sums += weights * tokens over one group.
@@ -112,18 +97,34 @@ NIBBLE_DEVICE void MultiplyGroup(const std::byte* records, int first_tile, const
     }
     NIBBLE_UNROLL
     for (int pair = 0; pair < 2; ++pair) {
-      U32 b[kTokenTiles][2][2];
-      LoadTokens<Isa, kTokenTiles>(tokens, half * 2 + pair, b);
+      const int block = half * 2 + pair;  // of 32 inputs
+      U32 single[4];
+      if constexpr (kTokenTiles % 2 == 1) {
+        LoadSingleToken<Isa>(tokens, block, kTokenTiles - 1, single);
+      }
       NIBBLE_UNROLL
       for (int h = 0; h < 2; ++h) {
+        U32 a[kRowTiles][4];
         NIBBLE_UNROLL
         for (int r = 0; r < kRowTiles; ++r) {
-          U32 a[4];
           NIBBLE_UNROLL
-          for (int j = 0; j < 4; ++j) a[j] = DequantizeBf16<Isa>(words[r][pair * 2 + h], j);
+          for (int j = 0; j < 4; ++j) a[r][j] = DequantizeBf16<Isa>(words[r][pair * 2 + h], j);
+        }
+        NIBBLE_UNROLL
+        for (int n = 0; n + 1 < kTokenTiles; n += 2) {
+          U32 b[4];
+          LoadTokenPair<Isa>(tokens, block * 2 + h, n, b);
           NIBBLE_UNROLL
-          for (int n = 0; n < kTokenTiles; ++n) {
-            Isa::MatrixMultiplyAdd(group.value[r][n], a, b[n][h][0], b[n][h][1]);
+          for (int r = 0; r < kRowTiles; ++r) {
+            Isa::MatrixMultiplyAdd(group.value[r][n], a[r], b[0], b[1]);
+            Isa::MatrixMultiplyAdd(group.value[r][n + 1], a[r], b[2], b[3]);
+          }
+        }
+        if constexpr (kTokenTiles % 2 == 1) {
+          NIBBLE_UNROLL
+          for (int r = 0; r < kRowTiles; ++r) {
+            Isa::MatrixMultiplyAdd(group.value[r][kTokenTiles - 1], a[r], single[2 * h],
+                                   single[2 * h + 1]);
           }
         }
       }

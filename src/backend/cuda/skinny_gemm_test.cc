@@ -226,19 +226,24 @@ TEST(SkinnyGemm, TokensArriveAsTheManualSays) {
       std::memcpy(&staged[static_cast<size_t>(token * kTokenPitch + 2 * k)], &tag, sizeof tag);
     }
   }
-  for (int block = 0; block < 4; ++block) {
-    Lanes<uint32_t> b[3][2][2];
-    LoadTokens<Emulated, 3>(staged.data(), block, b);
-    for (int lane = 0; lane < 32; ++lane) {
-      for (int n = 0; n < 3; ++n) {
-        for (int h = 0; h < 2; ++h) {
-          for (int i = 0; i < 4; ++i) {  // b0..b3: row of B is the input, column the token
-            const int k = block * 32 + h * 16 + lane % 4 * 2 + (i & 1) + (i >= 2 ? 8 : 0);
-            const int token = n * 8 + (lane >> 2);
-            const uint32_t pair = b[n][h][i / 2][lane];
-            EXPECT_EQ(static_cast<int>(pair >> (16 * (i & 1)) & 0xffff), token * 128 + k);
-          }
-        }
+  // Elements b0..b3 of a lane: the row of B is the input, the column the token.
+  const auto check = [](uint32_t pair, int lane, int i, int first_token, int first_input) {
+    const int k = first_input + lane % 4 * 2 + (i & 1) + (i >= 2 ? 8 : 0);
+    const int token = first_token + (lane >> 2);
+    EXPECT_EQ(static_cast<int>(pair >> (16 * (i & 1)) & 0xffff), token * 128 + k);
+  };
+  Lanes<uint32_t> b[4];
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int i = 0; i < 4; ++i) {
+      for (int block = 0; block < 8; ++block) {
+        LoadTokenPair<Emulated>(staged.data(), block, 1, b);
+        check(b[i / 2][lane], lane, i, 8, block * 16);
+        check(b[2 + i / 2][lane], lane, i, 16, block * 16);
+      }
+      for (int block = 0; block < 4; ++block) {
+        LoadSingleToken<Emulated>(staged.data(), block, 2, b);
+        check(b[i / 2][lane], lane, i, 16, block * 32);
+        check(b[2 + i / 2][lane], lane, i, 16, block * 32 + 16);
       }
     }
   }

@@ -1,0 +1,427 @@
+// The ladder: 0 a thread an output; 1 tensor cores, fed by cp.async. What comes next on sm_90: bulk
+// copies by one producer warp, clusters that share the tokens.
+#include "backend/cuda/gemm_int4.cuh"
+#include "backend/cuda/skinny_gemm-inl.h"
+#include "backend/cuda/stream_k.h"
+#include "backend/cuda/warp_ptx.cuh"
+
+namespace nibble::cuda {
+namespace {
+
+constexpr int kWarps = 8;
+constexpr int kThreads = 32 * kWarps;
+constexpr int kRowTiles =
+    kW4MaxPanelRows / kW4TileRows / kWarps;  // of a warp, where panels are full
+constexpr int kMaxStages = 8;
+
+__device__ int64_t XRow(const W4GemmArgs& args, int32_t row) {
+  return args.x_rows == nullptr ? row : args.x_rows[row] / args.x_rows_per;
+}
+
+// Stores the sums of one list row: a value of a row of the weight, or, for SwiGLU, of the rows of
+// gate and up that belong together.
+__device__ void StoreOutput(const W4GemmArgs& args, int32_t list_row, int32_t weight_row,
+                            float value) {
+  const int64_t out_row = args.out_rows == nullptr ? list_row : args.out_rows[list_row];
+  const auto rows = static_cast<int32_t>(args.layout.rows);
+  if (weight_row >= rows) return;
+  if (args.output == W4Output::kF32) {
+    if (args.out_weights != nullptr) value *= args.out_weights[out_row];
+    static_cast<float*>(args.out)[out_row * rows + weight_row] = value;
+    return;
+  }
+  int64_t column = weight_row;
+  if (args.head_dim > 0) {
+    const W4SourceRow source =
+        QkvSource(weight_row, args.num_heads, args.num_kv_heads, args.head_dim);
+    column = source.row + (source.part > 0 ? args.num_heads * args.head_dim : 0) +
+             (source.part > 1 ? args.num_kv_heads * args.head_dim : 0);
+  }
+  static_cast<__nv_bfloat16*>(args.out)[out_row * rows + column] = __float2bfloat16(value);
+}
+
+__device__ void StoreMiddle(const W4GemmArgs& args, int32_t list_row, int32_t gate_row, float gate,
+                            float up) {
+  const int64_t out_row = args.out_rows == nullptr ? list_row : args.out_rows[list_row];
+  const int64_t width = args.layout.rows / 2;
+  const int64_t feature = gate_row / 16 * 8 + gate_row % 8;
+  if (feature >= width) return;
+  static_cast<__nv_bfloat16*>(args.out)[out_row * width + feature] =
+      __float2bfloat16(SwiGlu<Ptx>(gate, up));
+}
+
+// --- Rung 0
+// ---------------------------------------------------------------------------------------
+
+__device__ float NaiveDot(const W4Layout& layout, const std::byte* weights, int64_t row,
+                          const __nv_bfloat16* x) {
+  float sum = 0;
+  for (int64_t group = 0; group < layout.num_groups(); ++group) {
+    float group_sum = 0;
+    for (int64_t col = group * kW4GroupCols; col < (group + 1) * kW4GroupCols; ++col) {
+      const W4CodePosition at = CodePosition(layout, row, col);
+      const uint32_t word = *reinterpret_cast<const uint32_t*>(weights + at.byte);
+      const int code = static_cast<int>(word >> at.shift & 0xf) - 8;
+      group_sum += static_cast<float>(code) * __bfloat162float(x[col]);
+    }
+    sum += Ptx::LoadBf16(weights + ScalePosition(layout, row, group), 0) * group_sum;
+  }
+  return sum;
+}
+
+__global__ void __launch_bounds__(kThreads) NaiveW4Kernel(W4GemmArgs args) {
+  const auto list_row = static_cast<int32_t>(blockIdx.y);
+  int32_t expert = 0;
+  if (args.offsets != nullptr) {
+    while (expert < args.num_experts && list_row >= args.offsets[expert + 1]) ++expert;
+    if (expert == args.num_experts) return;
+  }
+  const bool swiglu = args.output == W4Output::kSwiGlu;
+  const auto i = static_cast<int32_t>(blockIdx.x * kThreads + threadIdx.x);
+  if (i >= args.layout.rows / (swiglu ? 2 : 1)) return;
+  const std::byte* weights = args.weights + expert * args.layout.size_bytes();
+  const __nv_bfloat16* x = args.x + XRow(args, list_row) * args.layout.cols;
+  if (swiglu) {
+    const int32_t gate_row = i / 8 * 16 + i % 8;
+    StoreMiddle(args, list_row, gate_row, NaiveDot(args.layout, weights, gate_row, x),
+                NaiveDot(args.layout, weights, gate_row + 8, x));
+  } else {
+    StoreOutput(args, list_row, i, NaiveDot(args.layout, weights, i, x));
+  }
+}
+
+// --- Rung 1
+// ---------------------------------------------------------------------------------------
+
+constexpr int StageBytes(int token_tile) {
+  return kW4MaxPanelRows / kW4RecordRows * kW4RecordBytes + token_tile * kTokenPitch;
+}
+
+// The slices that fall to this block, in order: entry i of the ring is slice i while anybody works
+// on it. Copies are at most kMaxStages - 1 groups, and thus slices, ahead of products; one entry
+// more is being prepared. One thread does the long divisions, and nobody keeps a slice in
+// registers.
+constexpr int kRingEntries = 16;
+static_assert(kRingEntries >= kMaxStages + 2);
+
+struct Entry {
+  WorkSlice slice;  // num_groups == 0: the end
+  ExpertTile tile;
+};
+
+struct Schedule {
+  Partition partition;
+  int32_t offsets[kMaxW4Experts + 1];
+  Entry entries[kRingEntries];
+
+  __device__ const Entry& entry(uint32_t i) const { return entries[i % kRingEntries]; }
+};
+
+__device__ void Prepare(const W4GemmArgs& args, int32_t token_tile, uint32_t i,
+                        Schedule& schedule) {
+  const Partition partition = schedule.partition;
+  Entry entry = {};
+  if (i == 0) {
+    entry.slice = FirstSlice(partition, blockIdx.x);
+  } else if (schedule.entry(i - 1).slice.num_groups > 0) {
+    entry.slice = NextSlice(partition, blockIdx.x, schedule.entry(i - 1).slice);
+  }
+  if (entry.slice.num_groups > 0) {
+    entry.tile = FindExpertTile(schedule.offsets, args.num_experts, args.layout.num_panels(),
+                                token_tile, entry.slice.tile);
+  }
+  schedule.entries[i % kRingEntries] = entry;
+}
+
+// Where a walk through the slices is.
+struct Cursor {
+  uint32_t entry = 0;
+  int32_t group = 0;  // within the slice
+
+  __device__ void Advance(const Schedule& schedule) {
+    if (++group == schedule.entry(entry).slice.num_groups) {
+      ++entry;
+      group = 0;
+    }
+  }
+};
+
+template <int kTokenTiles>
+__device__ void CopyStage(const W4GemmArgs& args, const Entry& at, int32_t group_of_slice,
+                          std::byte* stage, uint64_t policy) {
+  const int64_t group = at.slice.first_group + group_of_slice;
+  const auto bytes = static_cast<int32_t>(args.layout.panel_group_bytes());
+  const std::byte* from = args.weights + at.tile.expert * args.layout.size_bytes() +
+                          (at.tile.panel * args.layout.num_groups() + group) * bytes;
+  for (int32_t i = static_cast<int32_t>(threadIdx.x) * 16; i < bytes; i += kThreads * 16) {
+    CopyWeightsAsync(stage + i, from + i, policy);
+  }
+  std::byte* tokens = stage + kW4MaxPanelRows / kW4RecordRows * kW4RecordBytes;
+  constexpr int kPerRow = kW4GroupCols / 8;
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kTokenTiles * 8 * kPerRow;
+       i += kThreads) {
+    const int32_t row = i / kPerRow;
+    const bool real = row < at.tile.num_rows;
+    const __nv_bfloat16* x = args.x;
+    if (real) {
+      x += XRow(args, at.tile.first_row + row) * args.layout.cols + group * kW4GroupCols +
+           i % kPerRow * 8;
+    }
+    CopyTokensAsync(tokens + row * kTokenPitch + i % kPerRow * 16, x, real);
+  }
+}
+
+template <int kTokenTiles>
+using Sums = SkinnySums<Ptx, kRowTiles, kTokenTiles>;
+
+// Partial sums lie in the order of the threads: [slot][element][thread].
+template <int kTokenTiles>
+constexpr int64_t kSlotFloats = int64_t{kRowTiles} * kTokenTiles * 4 * kThreads;
+
+template <int kTokenTiles>
+__device__ void KeepPartialSums(const SkinnyPlan& plan, const WorkSlice& slice,
+                                const Sums<kTokenTiles>& sums) {
+  float* slot = plan.workspace + slice.slot() * kSlotFloats<kTokenTiles> + threadIdx.x;
+  NIBBLE_UNROLL
+  for (int r = 0; r < kRowTiles; ++r) {
+    NIBBLE_UNROLL
+    for (int n = 0; n < kTokenTiles; ++n) {
+      NIBBLE_UNROLL
+      for (int e = 0; e < 4; ++e) {
+        StoreToL2(slot + ((r * kTokenTiles + n) * 4 + e) * kThreads, sums.value[r][n][e]);
+      }
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) Raise(plan.flags + slice.slot());
+}
+
+template <int kTokenTiles>
+__device__ void AddPartialSums(const SkinnyPlan& plan, const WorkSlice& slice,
+                               Sums<kTokenTiles>& sums) {
+  for (int32_t i = 0; i < slice.index; ++i) {  // in order: the same bits however long each took
+    const int64_t at = slice.first_slot + i;
+    if (threadIdx.x == 0) WaitUntilRaised(plan.flags + at);
+    __syncthreads();
+    const float* slot = plan.workspace + at * kSlotFloats<kTokenTiles> + threadIdx.x;
+    NIBBLE_UNROLL
+    for (int r = 0; r < kRowTiles; ++r) {
+      NIBBLE_UNROLL
+      for (int n = 0; n < kTokenTiles; ++n) {
+        NIBBLE_UNROLL
+        for (int e = 0; e < 4; ++e) {
+          sums.value[r][n][e] += LoadFromL2(slot + ((r * kTokenTiles + n) * 4 + e) * kThreads);
+        }
+      }
+    }
+    if (threadIdx.x == 0) plan.flags[at] = 0;  // as the next launch expects it
+  }
+}
+
+template <int kTokenTiles>
+__device__ void StoreSums(const W4GemmArgs& args, const ExpertTile& tile, int first_tile,
+                          const Sums<kTokenTiles>& sums) {
+  const auto lane = static_cast<int>(threadIdx.x % 32);
+  const int32_t panel_row = tile.panel * args.layout.panel_rows;
+  NIBBLE_UNROLL
+  for (int n = 0; n < kTokenTiles; ++n) {
+    NIBBLE_UNROLL
+    for (int e = 0; e < 2; ++e) {
+      const int token = SumToken(lane, n, e);
+      if (token >= tile.num_rows) continue;
+      NIBBLE_UNROLL
+      for (int r = 0; r < kRowTiles; ++r) {
+        const int32_t row = panel_row + SumRow(lane, first_tile + r, e);
+        const float upper = sums.value[r][n][e];
+        const float lower = sums.value[r][n][e + 2];
+        if (args.output == W4Output::kSwiGlu) {
+          StoreMiddle(args, tile.first_row + token, row, upper, lower);
+        } else {
+          StoreOutput(args, tile.first_row + token, row, upper);
+          StoreOutput(args, tile.first_row + token, row + 8, lower);
+        }
+      }
+    }
+  }
+}
+
+template <int kTokenTiles>
+__global__ void __launch_bounds__(kThreads, 1)
+    SkinnyW4Kernel(W4GemmArgs args, SkinnyPlan plan, int stages) {
+  constexpr int32_t kTokens = kTokenTiles * 8;
+  // Raw, because shared memory has no initializers.
+  __shared__ uint64_t storage[(sizeof(Schedule) + 7) / 8];
+  Schedule& schedule = *reinterpret_cast<Schedule*>(storage);
+  for (int32_t e = static_cast<int32_t>(threadIdx.x); e <= args.num_experts; e += kThreads) {
+    schedule.offsets[e] = args.offsets != nullptr ? args.offsets[e] : e * args.num_rows;
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    schedule.partition.num_tiles =
+        CountExpertTiles(schedule.offsets, args.num_experts, args.layout.num_panels(), kTokens);
+    schedule.partition.groups_per_tile = static_cast<int32_t>(args.layout.num_groups());
+    schedule.partition.num_ctas = plan.num_ctas;
+    schedule.partition.splits = plan.splits;
+    Prepare(args, kTokens, 0, schedule);
+    Prepare(args, kTokens, 1, schedule);
+  }
+  __syncthreads();
+
+  // Puts the next group that there is into a stage. Whoever enters a slice prepares the one after
+  // it: a barrier lies between that and its first use, and another before an entry is written
+  // again.
+  Cursor copy;
+  Cursor multiply;
+  std::byte* const ring = DynamicShared();
+  const uint64_t policy = EvictFirst();
+  const auto copy_next = [&](int to_stage) {
+    const Entry& at = schedule.entry(copy.entry);
+    if (at.slice.num_groups > 0) {
+      CopyStage<kTokenTiles>(args, at, copy.group, ring + to_stage * StageBytes(kTokens), policy);
+      copy.Advance(schedule);
+      if (copy.group == 0 && threadIdx.x == 0) Prepare(args, kTokens, copy.entry + 1, schedule);
+    }
+    CommitCopies();
+  };
+  for (int s = 0; s < stages - 1; ++s) {
+    copy_next(s);
+    __syncthreads();
+  }
+
+  // A warp's tiles of 16 rows; panels of 128 and 64 rows leave warps without.
+  const int first_tile = static_cast<int>(threadIdx.x / 32) * kRowTiles;
+  const bool has_rows = first_tile < args.layout.panel_rows / kW4TileRows;
+  Sums<kTokenTiles> sums;
+  ClearSums(sums);
+  int stage = 0;
+  while (schedule.entry(multiply.entry).slice.num_groups > 0) {
+    WaitForCopies(stages - 2);
+    __syncthreads();  // this stage has arrived, and the one before has been read by all
+    copy_next(stage == 0 ? stages - 1 : stage - 1);
+    if (has_rows) {
+      const std::byte* at = ring + stage * StageBytes(kTokens);
+      MultiplyGroup(at, first_tile, at + kW4MaxPanelRows / kW4RecordRows * kW4RecordBytes, sums);
+    }
+    const Entry& at = schedule.entry(multiply.entry);
+    if (multiply.group == at.slice.num_groups - 1) {
+      if (!at.slice.owns_tile()) {
+        KeepPartialSums<kTokenTiles>(plan, at.slice, sums);
+      } else {
+        AddPartialSums<kTokenTiles>(plan, at.slice, sums);
+        if (has_rows) StoreSums<kTokenTiles>(args, at.tile, first_tile, sums);
+      }
+      ClearSums(sums);
+    }
+    multiply.Advance(schedule);
+    stage = stage + 1 == stages ? 0 : stage + 1;
+  }
+}
+
+template <int kTokenTiles>
+cudaError_t LaunchSkinny(const W4GemmArgs& args, const SkinnyPlan& plan, cudaStream_t stream) {
+  constexpr int kStageBytes = StageBytes(8 * kTokenTiles);
+  int stages = (plan.shared_bytes - static_cast<int>(sizeof(Schedule)) - 128) / kStageBytes;
+  stages = stages < kMaxStages ? stages : kMaxStages;
+  if (stages < 2) return cudaErrorInvalidValue;
+  const int bytes = stages * kStageBytes;
+  auto* const kernel = SkinnyW4Kernel<kTokenTiles>;
+  const cudaError_t error = AllowDynamicShared(kernel, bytes);
+  if (error != cudaSuccess) return error;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(plan.num_ctas));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = static_cast<size_t>(bytes);
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, args, plan, stages);
+}
+
+// --- Dequantization
+// -------------------------------------------------------------------------------
+
+// A thread a word: two neighbouring inputs of four (row, half) places.
+__global__ void __launch_bounds__(kThreads) DequantizeW4Kernel(DequantizeW4Args args) {
+  const W4Layout& layout = args.layout;
+  const int64_t strip = blockIdx.y;  // 64 rows
+  const int64_t group = blockIdx.x;
+  const std::byte* record = args.weights + layout.RecordOffset(strip * kW4RecordRows, group);
+  for (int i = static_cast<int>(threadIdx.x); i < kW4ScaleOffset / 4; i += kThreads) {
+    const uint32_t word = *reinterpret_cast<const uint32_t*>(record + 4 * i);
+    const int block = i % 4;
+    const int lane = i / 4 % 32;
+    const int tile_half = i / 128;
+    for (int j = 0; j < 4; ++j) {
+      const int row = tile_half / 2 * 16 + lane / 4 + 8 * (j % 2);
+      if (strip * kW4RecordRows + row >= layout.rows) continue;
+      const int64_t col =
+          group * kW4GroupCols + tile_half % 2 * 64 + block * 16 + lane % 4 * 2 + 8 * (j / 2);
+      const float scale = Ptx::LoadBf16(record + kW4ScaleOffset, static_cast<uint32_t>(2 * row));
+      __nv_bfloat16* out = args.out + (strip * kW4RecordRows + row) * layout.cols + col;
+      for (int half = 0; half < 2; ++half) {
+        const int code = static_cast<int>(word >> (4 * j + 16 * half) & 0xf) - 8;
+        out[half] = __float2bfloat16(static_cast<float>(code) * scale);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+cudaError_t LaunchNaiveW4Gemm(const W4GemmArgs& args, cudaStream_t stream) {
+  if (args.num_rows == 0) return cudaSuccess;
+  cudaLaunchConfig_t config = {};
+  const int64_t columns = args.layout.rows / (args.output == W4Output::kSwiGlu ? 2 : 1);
+  config.gridDim = dim3(static_cast<unsigned>((columns + kThreads - 1) / kThreads),
+                        static_cast<unsigned>(args.num_rows));
+  config.blockDim = dim3(kThreads);
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, NaiveW4Kernel, args);
+}
+
+int64_t WorkspaceFlags(const W4GemmArgs& args, const SkinnyPlan& plan) {
+  const int32_t tile = TokenTile(args.max_rows_per_expert);
+  // With offsets on the device: as many tiles as any distribution of the rows can have.
+  const int64_t blocks = (args.num_rows + tile - 1) / tile + args.num_experts - 1;
+  Partition partition;
+  partition.num_tiles = blocks * args.layout.num_panels();
+  partition.groups_per_tile = static_cast<int32_t>(args.layout.num_groups());
+  partition.num_ctas = plan.num_ctas;
+  partition.splits = plan.splits;
+  return partition.num_slots();
+}
+
+int64_t WorkspaceFloats(const W4GemmArgs& args, const SkinnyPlan& plan) {
+  return WorkspaceFlags(args, plan) * kW4MaxPanelRows * TokenTile(args.max_rows_per_expert);
+}
+
+cudaError_t LaunchSkinnyW4Gemm(const W4GemmArgs& args, const SkinnyPlan& plan,
+                               cudaStream_t stream) {
+  if (args.num_rows == 0) return cudaSuccess;
+  if (args.num_experts > kMaxW4Experts || plan.splits > args.layout.num_groups()) {
+    return cudaErrorInvalidValue;
+  }
+  switch (TokenTile(args.max_rows_per_expert)) {
+    case 8:
+      return LaunchSkinny<1>(args, plan, stream);
+    case 16:
+      return LaunchSkinny<2>(args, plan, stream);
+    case 24:
+      return LaunchSkinny<3>(args, plan, stream);
+    case 32:
+      return LaunchSkinny<4>(args, plan, stream);
+    case 48:
+      return LaunchSkinny<6>(args, plan, stream);
+    default:
+      return LaunchSkinny<8>(args, plan, stream);
+  }
+}
+
+cudaError_t LaunchDequantizeW4(const DequantizeW4Args& args, cudaStream_t stream) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(args.layout.num_groups()),
+                        static_cast<unsigned>(args.layout.padded_rows() / kW4RecordRows));
+  config.blockDim = dim3(kThreads);
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, DequantizeW4Kernel, args);
+}
+
+}  // namespace nibble::cuda
