@@ -4,7 +4,8 @@ namespace nibble::cuda::bench {
 
 std::vector<Case> AllCases() {
   std::vector<Case> all;
-  for (auto* list : {GemmInt4Cases, NormCases}) {
+  for (auto* list : {GemmInt4Cases, NormCases, MoeCases, RopeCases, AttentionCases, LogitsCases,
+                     ColumnBlockCases, LinalgCases}) {
     for (Case& one : list()) all.push_back(std::move(one));
   }
   return all;

@@ -69,16 +69,16 @@ class AddRmsNorm final : public Problem {
 
 std::vector<Case> NormCases() {
   std::vector<Case> cases;
-  const auto add = [&](const Shape& shape, bool small, bool timed) {
-    cases.push_back({"add_rms_norm",
-                     std::to_string(shape.rows) + "x" + std::to_string(shape.hidden) + "+" +
-                         std::to_string(shape.pairs_per_row),
-                     small, timed,
-                     [shape](uint64_t seed) { return std::make_unique<AddRmsNorm>(shape, seed); }});
-  };
-  for (const Shape& shape : {Shape{1, 8, 0}, {3, 129, 2}, {5, 640, 1}, {0, 64, 0}})
-    add(shape, true, false);
-  for (const int32_t rows : {1, 16, 256, 4096}) add({rows, 6144, 2}, false, true);
+  for (const Shape& s : {Shape{1, 8, 0},
+                         {3, 129, 2},
+                         {5, 640, 1},
+                         {0, 64, 0},
+                         {1, 6144, 2},
+                         {64, 6144, 2},
+                         {4096, 6144, 2}}) {
+    AddCase<AddRmsNorm>(cases, "add_rms_norm", Name({s.rows, s.hidden, s.pairs_per_row}), s,
+                        s.hidden < 6144);
+  }
   return cases;
 }
 

@@ -173,6 +173,15 @@ std::vector<std::string> Problem::Check(int repeats, cudaStream_t stream) {
   return findings;
 }
 
+std::string Name(const std::vector<int64_t>& sizes) {
+  std::string name;
+  for (const int64_t size : sizes) {
+    if (!name.empty()) name += 'x';
+    name += std::to_string(size);
+  }
+  return name;
+}
+
 uint64_t Random::Next() {  // SplitMix64
   uint64_t z = state_ += 0x9e3779b97f4a7c15ull;
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;

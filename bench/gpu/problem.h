@@ -121,7 +121,29 @@ struct Case {
 };
 
 std::vector<Case> GemmInt4Cases();
+// "3x129x8"
+std::string Name(const std::vector<int64_t>& sizes);
+
+// Appends the case of P(shape, seed). What is not small is timed, unless said otherwise.
+template <typename P, typename Shape>
+void AddCase(std::vector<Case>& cases, const std::string& op, const std::string& name,
+             const Shape& shape, bool small, bool timed) {
+  cases.push_back({op, name, small, timed,
+                   [shape](uint64_t seed) { return std::make_unique<P>(shape, seed); }});
+}
+template <typename P, typename Shape>
+void AddCase(std::vector<Case>& cases, const std::string& op, const std::string& name,
+             const Shape& shape, bool small) {
+  AddCase<P>(cases, op, name, shape, small, !small);
+}
+
+std::vector<Case> AttentionCases();
+std::vector<Case> ColumnBlockCases();
+std::vector<Case> LinalgCases();
+std::vector<Case> LogitsCases();
+std::vector<Case> MoeCases();
 std::vector<Case> NormCases();
+std::vector<Case> RopeCases();
 
 // Every case of every kernel.
 std::vector<Case> AllCases();

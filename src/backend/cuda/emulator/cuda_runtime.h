@@ -9,6 +9,8 @@
 // the order. A barrier that only some threads reach, or a shuffle that only part of a warp takes
 // part in, aborts with a message. What this cannot show: memory ordering, and anything about speed.
 
+#include <math.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstddef>

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "backend/cuda/pages.h"
+#include "bench/gpu/problem.h"
+
+namespace nibble::cuda::bench {
+
+// The rows of a step over several sequences whose pages lie scattered in the pool.
+struct PagedStep {
+  std::vector<int32_t> positions;  // [rows]
+  std::vector<int32_t> sequences;  // [rows]
+  std::vector<int32_t> pages;      // [sequences, max_pages]
+  int32_t max_pages = 0;
+  PageShape shape;
+
+  int32_t rows() const { return static_cast<int32_t>(positions.size()); }
+  PageTable table(const int32_t* device_pages) const {
+    return {.pages = device_pages, .max_pages = max_pages};
+  }
+  // The element of the cache where the key (or value) of a position begins.
+  size_t KeyAt(int32_t sequence, int32_t position, int32_t head) const;
+  size_t ValueAt(int32_t sequence, int32_t position, int32_t head) const;
+};
+
+struct SequenceRows {
+  int32_t rows = 1;     // in this step, the last of its tokens
+  int32_t context = 1;  // tokens after the step
+};
+
+// `padding` rows of no sequence come last. Pages that no sequence owns are in the pool too.
+PagedStep MakePagedStep(const std::vector<SequenceRows>& sequences, int32_t padding,
+                        int32_t page_tokens, int32_t kv_heads, int32_t head_dim, Random& random);
+
+}  // namespace nibble::cuda::bench

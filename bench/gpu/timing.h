@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "bench/gpu/problem.h"
+
+namespace nibble::cuda::bench {
+
+// The median time of one call among `repeats`, by events on the stream, after two that do not
+// count. Exits with a message where a call fails.
+double MedianSeconds(cudaStream_t stream, int repeats, const std::function<cudaError_t()>& launch);
+
+struct Timing {
+  double seconds = 0;  // of one launch
+  double bytes = 0;    // what one has to move and compute at least
+  double operations = 0;
+  int copies = 0;  // of the problem, used in turn, so that the caches hold none of them
+  bool graph =
+      true;  // false: the launch could not be captured, so its cost on the host is included
+};
+
+// Replays a graph of launches over copies of the problem that are larger than the L2 four times
+// over.
+Timing TimeCase(const Case& one, int64_t l2_bytes, uint64_t seed, cudaStream_t stream);
+
+}  // namespace nibble::cuda::bench

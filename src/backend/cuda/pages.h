@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+
+#include "backend/cuda/host_device.h"
+
+// Where keys and values of a token lie, the same for every kernel that reads or writes them.
+namespace nibble::cuda {
+
+// Which row of a step belongs to whom. A row of sequence -1 is padding: no kernel reads or writes a
+// page for it, no expert runs on it, and what is computed in it is zero.
+constexpr int32_t kPaddingRow = -1;
+
+// The pages of one layer: [page][keys, values][kv head][page_tokens][head_dim], bf16.
+struct PageShape {
+  int32_t num_pages = 0;
+  int32_t page_tokens = 64;
+  int32_t kv_heads = 0;
+  int32_t head_dim = 0;
+
+  // In elements, from the start of the layer's pages.
+  NIBBLE_HOST_DEVICE constexpr int64_t KeyOffset(int64_t page, int32_t head, int32_t slot) const {
+    return ((page * 2 * kv_heads + head) * page_tokens + slot) * head_dim;
+  }
+  NIBBLE_HOST_DEVICE constexpr int64_t ValueOffset(int64_t page, int32_t head, int32_t slot) const {
+    return KeyOffset(page, head + kv_heads, slot);
+  }
+  NIBBLE_HOST_DEVICE constexpr int64_t elements() const { return KeyOffset(num_pages, 0, 0); }
+};
+
+// The pages of each sequence in order: position p of sequence s is slot p % page_tokens of page
+// pages[s * max_pages + p / page_tokens].
+struct PageTable {
+  const int32_t* pages = nullptr;  // [sequences, max_pages]
+  int32_t max_pages = 0;
+
+  NIBBLE_HOST_DEVICE constexpr int64_t PageOf(int32_t sequence, int32_t position,
+                                              int32_t page_tokens) const {
+    return pages[int64_t{sequence} * max_pages + position / page_tokens];
+  }
+};
+
+}  // namespace nibble::cuda

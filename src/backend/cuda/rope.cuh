@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "backend/cuda/pages.h"
+
+namespace nibble::cuda {
+
+// Rotates queries and keys by their positions (pairs are (i, i + head_dim / 2)) and puts keys and
+// values into the pages. Products in fp32, each result rounded to bf16 once.
+struct RopeStoreArgs {
+  const __nv_bfloat16* qkv;  // [rows, (q_heads + 2 * kv_heads) * head_dim]: queries, keys, values
+  const float2* cos_sin;     // [max positions, head_dim / 2]
+  const int32_t* positions;  // [rows]
+  const int32_t* sequences;  // [rows]; kPaddingRow: stores nothing, its queries are zero
+  PageTable table;
+  PageShape shape;
+  __nv_bfloat16* q;      // [rows, q_heads * head_dim]
+  __nv_bfloat16* cache;  // the layer's pages
+  int32_t rows;
+  int32_t q_heads;
+};
+cudaError_t LaunchRopeStore(const RopeStoreArgs& args, cudaStream_t stream);
+
+}  // namespace nibble::cuda
