@@ -60,6 +60,7 @@ UNTESTED = {
     "src/backend/cpu/tile_kernels_amx.cc": "src/backend/cpu/tile_product_test.cc",
     "src/backend/cpu/tile_product_other.cc": "says no; where it is compiled the products' tests are skipped",
     "src/backend/cpu/tile_product_x86.cc": "src/backend/cpu/tile_product_test.cc",
+    "src/backend/cuda/grouped_gemm.cc": "src/backend/cuda/emulator/kernels_test.cc, as every kernel",
     "src/backend/cuda/linalg_cuda.cc": "src/backend/cuda/emulator/kernels_test.cc, as every kernel",
     "src/backend/testing_layer.cc": "is part of a test",
     "src/cli/bench_command.cc": "tests/e2e/json_keys.sh",

@@ -5,12 +5,13 @@
 #include <utility>
 
 #include "backend/cuda/gemm_int4.cuh"
+#include "backend/cuda/grouped_gemm.h"
 #include "bench/gpu/problem.h"
 
 namespace nibble::cuda::bench {
 namespace {
 
-enum class Kernel { kNaive, kSkinny };
+enum class Kernel { kNaive, kSkinny, kLibrary };
 
 struct Shape {
   const char* op = "";
@@ -62,7 +63,7 @@ class W4Gemm final : public Problem {
     Route(random);
     args_.num_rows = static_cast<int32_t>(rows_.size());
 
-    const int64_t x_rows = shape.by_pair ? args_.num_rows : shape.tokens;
+    const int64_t x_rows = gathered() ? args_.num_rows : shape.tokens;
     x_ = random.Bf16(x_rows * shape.cols, 1);
     args_.x = Input("x", x_);
     if (shape.experts > 0) {
@@ -72,18 +73,21 @@ class W4Gemm final : public Problem {
         args_.out_rows = pairs;
         out_weights_ = random.F32(args_.num_rows, 0.5);
         args_.out_weights = Input("out_weights", out_weights_);
-      } else {
+      } else if (!gathered()) {
         args_.x_rows = pairs;
         args_.x_rows_per = shape.top_k;
       }
     }
     width_ = shape.rows / (shape.output == W4Output::kSwiGlu ? 2 : 1);
     const auto count = static_cast<size_t>(args_.num_rows * width_);
+    // The library's weights are rounded to BF16; else the result is, if anything.
+    const bool library = shape.kernel == Kernel::kLibrary;
     if (shape.output == W4Output::kF32) {
-      args_.out = Output<float>("out", count, 1e-5);
+      args_.out = Output<float>("out", count, library ? 4e-3 : 1e-5);
     } else {
-      args_.out = Output<__nv_bfloat16>("out", count, 2e-3);
+      args_.out = Output<__nv_bfloat16>("out", count, library ? 4e-3 : 2e-3);
     }
+    if (library) PrepareLibrary();
 
     plan_.num_ctas = shape.num_ctas;
     plan_.splits = shape.splits;
@@ -102,27 +106,31 @@ class W4Gemm final : public Problem {
                   static_cast<double>(shape.cols);
   }
 
+  ~W4Gemm() override {
+    if (library_.weight != nullptr) cublasDestroy(handle_);
+  }
+
   cudaError_t Launch(cudaStream_t stream) override {
-    return shape_.kernel == Kernel::kNaive ? LaunchNaiveW4Gemm(args_, stream)
-                                           : LaunchSkinnyW4Gemm(args_, plan_, stream);
+    if (shape_.kernel == Kernel::kNaive) return LaunchNaiveW4Gemm(args_, stream);
+    if (shape_.kernel == Kernel::kSkinny) return LaunchSkinnyW4Gemm(args_, plan_, stream);
+    const cublasStatus_t status = GroupedW4Gemm(handle_, library_, stream);
+    return status == CUBLAS_STATUS_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
   }
 
   void Twin(std::map<std::string, Doubles>& expected) const override {
     constexpr double kNothing = std::numeric_limits<double>::quiet_NaN();
     Doubles out(rows_.size() * static_cast<size_t>(width_), kNothing);
     // Of a large product only some columns, spread over all panels.
-    const int64_t stride =
-        1 + static_cast<int64_t>(operations_ / 4e8) / 8 * 8 + (operations_ > 4e8 ? 1 : 0);
+    const double excess = operations_ / 4e8;
+    const int64_t stride = excess <= 1 ? 1 : (static_cast<int64_t>(excess) / 8 + 1) * 8 + 1;
     for (size_t i = 0; i < rows_.size(); ++i) {
       int64_t expert = 0;
       while (shape_.experts > 0 &&
              offsets_[static_cast<size_t>(expert) + 1] <= static_cast<int32_t>(i)) {
         ++expert;
       }
-      const bool grouped = shape_.experts > 0;
       const auto pair = static_cast<size_t>(rows_[i]);
-      const size_t x_row =
-          shape_.by_pair || !grouped ? i : pair / static_cast<size_t>(shape_.top_k);
+      const size_t x_row = gathered() ? i : pair / static_cast<size_t>(shape_.top_k);
       const size_t out_row = shape_.by_pair ? pair : i;
       for (int64_t column = 0; column < width_; column += stride) {
         double value;
@@ -168,6 +176,19 @@ class W4Gemm final : public Problem {
     }
   }
 
+  // Whether the rows of x are those of the list.
+  bool gathered() const {
+    return shape_.experts == 0 || shape_.by_pair || shape_.kernel == Kernel::kLibrary;
+  }
+
+  void PrepareLibrary() {
+    cublasCreate(&handle_);
+    library_.gemm = args_;
+    library_.host_offsets = shape_.experts > 0 ? offsets_.data() : nullptr;
+    library_.weight = Scratch<__nv_bfloat16>(static_cast<size_t>(shape_.rows * shape_.cols));
+    library_.sums = Scratch<float>(static_cast<size_t>(args_.num_rows * shape_.rows));
+  }
+
   // Where column `column` of the result lies in the matrix: the other way round, by trying.
   int64_t MergedRow(int64_t column) const {
     if (shape_.head_dim == 0) return column;
@@ -204,6 +225,8 @@ class W4Gemm final : public Problem {
   Shape shape_;
   W4GemmArgs args_ = {};
   SkinnyPlan plan_ = {};
+  GroupedW4GemmArgs library_ = {};
+  cublasHandle_t handle_ = {};
   std::vector<int32_t> words_, offsets_, rows_;
   std::vector<__nv_bfloat16> x_;
   std::vector<float> out_weights_;
@@ -251,18 +274,19 @@ class DequantizeW4 final : public Problem {
 }  // namespace
 
 std::vector<Case> GemmInt4Cases() {
+  const std::map<Kernel, std::string> kSuffix = {
+      {Kernel::kNaive, "_naive"}, {Kernel::kSkinny, ""}, {Kernel::kLibrary, "_cublas"}};
   std::vector<Case> cases;
   const auto add = [&](Shape shape, bool small, bool timed) {
     std::string name = std::to_string(shape.tokens) + "x" + std::to_string(shape.rows) + "x" +
                        std::to_string(shape.cols);
     if (shape.experts > 0) name += " of " + std::to_string(shape.experts);
     if (shape.splits > 0) name += " in " + std::to_string(shape.splits);
-    cases.push_back({std::string(shape.op) + (shape.kernel == Kernel::kNaive ? "_naive" : ""), name,
-                     small, timed,
+    cases.push_back({std::string(shape.op) + kSuffix.at(shape.kernel), name, small, timed,
                      [shape](uint64_t seed) { return std::make_unique<W4Gemm>(shape, seed); }});
   };
   // Every token tile and panel height, cut by few and by many blocks, shared memory that is short.
-  for (const Kernel kernel : {Kernel::kNaive, Kernel::kSkinny}) {
+  for (const Kernel kernel : {Kernel::kNaive, Kernel::kSkinny, Kernel::kLibrary}) {
     add({.op = "w4_dense", .kernel = kernel, .rows = 64, .cols = 128, .tokens = 1}, true, false);
     add({.op = "w4_qkv",
          .kernel = kernel,
@@ -325,7 +349,7 @@ std::vector<Case> GemmInt4Cases() {
         true, false);
   }
   // Mixtral-8x22B.
-  for (const int32_t tokens : {1, 4, 8, 16, 32, 64}) {
+  for (const int32_t tokens : {1, 4, 16, 64}) {
     add({.op = "w4_qkv",
          .rows = 8192,
          .cols = 6144,
@@ -344,6 +368,25 @@ std::vector<Case> GemmInt4Cases() {
          .experts = 8},
         false, true);
     add({.op = "w4_down",
+         .output = W4Output::kF32,
+         .rows = 6144,
+         .cols = 16384,
+         .tokens = tokens,
+         .experts = 8,
+         .by_pair = true},
+        false, true);
+  }
+  for (const int32_t tokens : {512, 4096}) {
+    add({.op = "w4_gate_up",
+         .kernel = Kernel::kLibrary,
+         .output = W4Output::kSwiGlu,
+         .rows = 32768,
+         .cols = 6144,
+         .tokens = tokens,
+         .experts = 8},
+        false, true);
+    add({.op = "w4_down",
+         .kernel = Kernel::kLibrary,
          .output = W4Output::kF32,
          .rows = 6144,
          .cols = 16384,

@@ -364,6 +364,26 @@ __global__ void __launch_bounds__(kThreads) DequantizeW4Kernel(DequantizeW4Args 
   }
 }
 
+__global__ void __launch_bounds__(kThreads)
+    StoreW4SumsKernel(W4GemmArgs args, const float* sums, int32_t first_row, int32_t num_rows) {
+  const int64_t rows = args.layout.rows;
+  const bool swiglu = args.output == W4Output::kSwiGlu;
+  const int64_t width = swiglu ? rows / 2 : rows;
+  const int64_t count = num_rows * width;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count;
+       i += int64_t{gridDim.x} * kThreads) {
+    const auto column = static_cast<int32_t>(i % width);
+    const auto list_row = static_cast<int32_t>(i / width);
+    const float* row = sums + list_row * rows;
+    if (swiglu) {
+      const int32_t gate_row = column / 8 * 16 + column % 8;
+      StoreMiddle(args, first_row + list_row, gate_row, row[gate_row], row[gate_row + 8]);
+    } else {
+      StoreOutput(args, first_row + list_row, column, row[column]);
+    }
+  }
+}
+
 }  // namespace
 
 cudaError_t LaunchNaiveW4Gemm(const W4GemmArgs& args, cudaStream_t stream) {
@@ -413,6 +433,19 @@ cudaError_t LaunchSkinnyW4Gemm(const W4GemmArgs& args, const SkinnyPlan& plan,
     default:
       return LaunchSkinny<8>(args, plan, stream);
   }
+}
+
+cudaError_t LaunchStoreW4Sums(const W4GemmArgs& args, const float* sums, int32_t first_row,
+                              int32_t num_rows, cudaStream_t stream) {
+  if (num_rows == 0) return cudaSuccess;
+  constexpr int64_t kMostBlocks = 4096;
+  const int64_t width = args.layout.rows / (args.output == W4Output::kSwiGlu ? 2 : 1);
+  const int64_t blocks = (num_rows * width + kThreads - 1) / kThreads;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks));
+  config.blockDim = dim3(kThreads);
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, StoreW4SumsKernel, args, sums, first_row, num_rows);
 }
 
 cudaError_t LaunchDequantizeW4(const DequantizeW4Args& args, cudaStream_t stream) {

@@ -86,4 +86,10 @@ struct DequantizeW4Args {
 };
 cudaError_t LaunchDequantizeW4(const DequantizeW4Args& args, cudaStream_t stream);
 
+// What the products do with their sums, for sums that are already there: list rows [first_row,
+// first_row + num_rows) become rows of args.out. Reads layout, output, out* and heads of `args`.
+//   sums  [num_rows, layout.rows]
+cudaError_t LaunchStoreW4Sums(const W4GemmArgs& args, const float* sums, int32_t first_row,
+                              int32_t num_rows, cudaStream_t stream);
+
 }  // namespace nibble::cuda

@@ -7,7 +7,11 @@
 #include <cuda_runtime.h>
 
 using cublasHandle_t = void*;
-enum cublasStatus_t { CUBLAS_STATUS_SUCCESS = 0, CUBLAS_STATUS_INVALID_VALUE = 7 };
+enum cublasStatus_t {
+  CUBLAS_STATUS_SUCCESS = 0,
+  CUBLAS_STATUS_INVALID_VALUE = 7,
+  CUBLAS_STATUS_EXECUTION_FAILED = 13
+};
 enum cublasOperation_t { CUBLAS_OP_N, CUBLAS_OP_T };
 enum cublasFillMode_t { CUBLAS_FILL_MODE_LOWER, CUBLAS_FILL_MODE_UPPER };
 enum cublasDiagType_t { CUBLAS_DIAG_NON_UNIT };
@@ -46,6 +50,7 @@ inline cublasStatus_t cublasGemmEx(cublasHandle_t, cublasOperation_t op_a, cubla
                read(b, type_b, op_b == CUBLAS_OP_N ? l + j * ldb : j + l * ldb);
       }
       float& out = static_cast<float*>(c)[i + j * ldc];
+      if (*static_cast<const float*>(beta) == 0) out = 0;  // not read: may be anything
       out = static_cast<float>(static_cast<double>(*static_cast<const float*>(alpha)) * sum +
                                static_cast<double>(*static_cast<const float*>(beta) * out));
     }
