@@ -31,6 +31,10 @@ if [ ! -x "$program" ]; then
     exit 1
   }
 fi
+# CUDA's libraries: those of the toolkit here, or of a Python environment, where the program's own are not.
+for place in /usr/local/cuda/lib64 "$(python3 -c 'import nvidia; print(list(nvidia.__path__)[0] + "/cu13/lib")' 2>/dev/null)"; do
+  [ ! -d "$place" ] || export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$place
+done
 lost=$(ldd "$program" | awk '/not found/ {print $1}' | paste -sd ' ')
 [ -z "$lost" ] || missing "libraries are not found: $lost; add their folder to LD_LIBRARY_PATH (the CUDA toolkit's lib64)"
 

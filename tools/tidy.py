@@ -42,6 +42,8 @@ DOORS = {
     "hwy/": ["src/backend/cpu/", "src/quantize/sweep"],
     "boost/": ["src/server/"],
     "cuda": ["src/backend/cuda/", "src/dist/nccl.cu"],
+    "cublas": ["src/backend/cuda/"],
+    "cusolver": ["src/backend/cuda/"],
     "dlfcn.h": ["src/backend/cpu/openblas.cc"],
     "zlib.h": ["src/data/"],
     "zstd.h": ["src/data/"],
@@ -146,15 +148,15 @@ def check_includes(path, text):
 
 def check_source_is_built_and_tested(path, lists):
     """`lists` maps a folder to the words of the CMakeLists.txt that builds it."""
-    if path.suffix != ".cc" or path.parts[0] != "src":
+    if path.suffix not in {".cc", ".cu"} or path.parts[0] != "src":
         return
     folder = path.parent
     while folder not in lists:
         folder = folder.parent
     if str(path.relative_to(folder)) not in lists[folder]:
         yield 1, f"not listed in {folder}/CMakeLists.txt"
-    if path.stem.endswith("_test") or path.stem.startswith("no_"):
-        return
+    if path.stem.endswith("_test") or path.stem.startswith("no_") or path.suffix == ".cu":
+        return  # kernels: src/backend/cuda/emulator runs the cases of bench/gpu
     test = path.with_name(path.stem + "_test.cc")
     if str(path) in UNTESTED:
         if (ROOT / test).exists():

@@ -116,8 +116,8 @@ class Sample final : public Problem {
 std::vector<Case> LogitsCases() {
   std::vector<Case> cases;
   for (const SampleShape& s : {SampleShape{2, 1},
-                               {7, 37},
-                               {6, 300, true},
+                               {5, 37},
+                               {4, 300, true},
                                {2, 1000},
                                {1, 32000},
                                {64, 32000},

@@ -1,11 +1,14 @@
 // nibble_gpu_bench: checks every GPU kernel against float64, then times it beside the ceilings of
 // the same run. Exit status 0, 1 (a kernel is wrong), 2 (usage) or 77 (no GPU here).
+#include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backend/cuda/device.h"
@@ -30,6 +33,13 @@ struct Options {
 struct Row {
   Case one;
   Timing timing;
+};
+
+struct Results {
+  Ceilings ceilings;
+  int checked = 0;
+  int wrong = 0;
+  std::vector<Row> rows;
 };
 
 double SecondsSince(std::chrono::steady_clock::time_point start) {
@@ -71,25 +81,6 @@ Options Parse(int argc, char** argv) {
   return options;
 }
 
-// The number of cases with findings.
-int CheckAll(const std::vector<Case>& cases, const Options& options, cudaStream_t stream) {
-  int wrong = 0;
-  int checked = 0;
-  for (const Case& one : cases) {
-    const auto problem = one.make(options.seed);
-    if (problem->operations() > kLargestTwin) continue;
-    const std::vector<std::string> findings = problem->Check(3, stream);
-    ++checked;
-    wrong += findings.empty() ? 0 : 1;
-    for (const std::string& finding : findings) {
-      std::printf("WRONG  %s %s: %s\n", one.op.c_str(), one.shape.c_str(), finding.c_str());
-    }
-  }
-  std::printf("%d cases checked against float64, %d wrong (seed %llu)\n\n", checked, wrong,
-              static_cast<unsigned long long>(options.seed));
-  return wrong;
-}
-
 void PrintRow(const Row& row, const Ceilings& ceilings) {
   const Timing& t = row.timing;
   const double bytes_rate = t.bytes / t.seconds;
@@ -101,28 +92,48 @@ void PrintRow(const Row& row, const Ceilings& ceilings) {
   std::fflush(stdout);
 }
 
-void WriteJson(const std::string& path, const Device& device, const Ceilings& ceilings,
-               const std::vector<Row>& rows, int wrong) {
-  std::FILE* file = std::fopen(path.c_str(), "w");
+// One case: checked where its twin is not too slow, then timed if it is a real shape.
+void Run(const Case& one, const Options& options, const Device& device, cudaStream_t stream,
+         Results& results) {
+  auto problem = one.make(options.seed);
+  if (options.check && problem->operations() <= kLargestTwin) {
+    const std::vector<std::string> findings = problem->Check(3, stream);
+    ++results.checked;
+    results.wrong += findings.empty() ? 0 : 1;
+    for (const std::string& finding : findings) {
+      std::printf("WRONG  %s %s: %s\n", one.op.c_str(), one.shape.c_str(), finding.c_str());
+    }
+  }
+  if (!options.time || !one.timed) return;
+  results.rows.push_back(
+      {one, TimeCase(one, std::move(problem), device.l2_bytes, options.seed, stream)});
+  PrintRow(results.rows.back(), results.ceilings);
+}
+
+void WriteJson(const Options& options, const Device& device, const Results& results) {
+  std::FILE* file = std::fopen(options.json.c_str(), "w");
   if (file == nullptr) {
-    std::fprintf(stderr, "nibble_gpu_bench: cannot write %s: %s\n", path.c_str(),
+    std::fprintf(stderr, "nibble_gpu_bench: cannot write %s: %s\n", options.json.c_str(),
                  std::strerror(errno));
     std::exit(1);
   }
+  const Ceilings& ceilings = results.ceilings;
   std::fprintf(
       file,
-      "{\"device\": \"%s\", \"wrong\": %d, \"ceilings\": {\"copy_bytes_per_second\": %.6g, "
-      "\"read_bytes_per_second\": %.6g, \"l2_bytes_per_second\": %.6g, \"bf16_flops\": %.6g},\n"
-      " \"kernels\": [",
-      device.name.c_str(), wrong, ceilings.copy_bytes_per_second, ceilings.read_bytes_per_second,
+      "{\"device\": \"%s\", \"seed\": %llu, \"checked\": %d, \"wrong\": %d,\n \"ceilings\": "
+      "{\"copy_bytes_per_second\": %.6g, \"read_bytes_per_second\": %.6g, "
+      "\"l2_bytes_per_second\": %.6g, \"bf16_flops\": %.6g},\n \"kernels\": [",
+      device.name.c_str(), static_cast<unsigned long long>(options.seed), results.checked,
+      results.wrong, ceilings.copy_bytes_per_second, ceilings.read_bytes_per_second,
       ceilings.l2_bytes_per_second, ceilings.bf16_flops);
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const Timing& t = rows[i].timing;
+  const char* separator = "";
+  for (const auto& [one, t] : results.rows) {
     std::fprintf(file,
                  "%s\n  {\"op\": \"%s\", \"shape\": \"%s\", \"seconds\": %.6g, \"bytes\": %.6g, "
                  "\"operations\": %.6g, \"copies\": %d, \"graph\": %s}",
-                 i == 0 ? "" : ",", rows[i].one.op.c_str(), rows[i].one.shape.c_str(), t.seconds,
-                 t.bytes, t.operations, t.copies, t.graph ? "true" : "false");
+                 separator, one.op.c_str(), one.shape.c_str(), t.seconds, t.bytes, t.operations,
+                 t.copies, t.graph ? "true" : "false");
+    separator = ",";
   }
   std::fprintf(file, "]}\n");
   std::fclose(file);
@@ -146,6 +157,7 @@ int Main(int argc, char** argv) {
   for (const Case& one : AllCases()) {
     if ((one.op + " " + one.shape).find(options.filter) != std::string::npos) cases.push_back(one);
   }
+  std::stable_partition(cases.begin(), cases.end(), [](const Case& one) { return one.small; });
   if (cases.empty()) Usage(("no case matches " + options.filter).c_str());
   cudaStream_t stream = nullptr;
   if (cudaStreamCreate(&stream) != cudaSuccess) {
@@ -153,28 +165,26 @@ int Main(int argc, char** argv) {
     return 1;
   }
 
-  const int wrong = options.check ? CheckAll(cases, options, stream) : 0;
-  std::vector<Row> rows;
-  Ceilings ceilings;
+  Results results;
   if (options.time) {
-    ceilings = MeasureCeilings(device.l2_bytes, stream);
-    std::printf("ceilings: copy %.0f GB/s, read %.0f GB/s, L2 %.0f GB/s, bf16 %.0f TFLOP/s\n\n",
-                ceilings.copy_bytes_per_second * 1e-9, ceilings.read_bytes_per_second * 1e-9,
-                ceilings.l2_bytes_per_second * 1e-9, ceilings.bf16_flops * 1e-12);
-    for (const Case& one : cases) {
-      if (!one.timed) continue;
-      if (SecondsSince(start) > options.seconds) {
-        std::printf("%s %s: not timed, %.0f seconds are over\n", one.op.c_str(), one.shape.c_str(),
-                    options.seconds);
-        continue;
-      }
-      rows.push_back({one, TimeCase(one, device.l2_bytes, options.seed, stream)});
-      PrintRow(rows.back(), ceilings);
+    const Ceilings& c = results.ceilings = MeasureCeilings(device.l2_bytes, stream);
+    std::printf("ceilings: copy %.0f GB/s, read %.0f GB/s, L2 %.0f GB/s, bf16 %.0f TFLOP/s\n",
+                c.copy_bytes_per_second * 1e-9, c.read_bytes_per_second * 1e-9,
+                c.l2_bytes_per_second * 1e-9, c.bf16_flops * 1e-12);
+  }
+  for (const Case& one : cases) {
+    if (SecondsSince(start) < options.seconds) {
+      Run(one, options, device, stream, results);
+    } else {
+      std::printf("left out, %.0f seconds are over: %s %s\n", options.seconds, one.op.c_str(),
+                  one.shape.c_str());
     }
   }
+  std::printf("%d cases checked against float64, %d wrong (seed %llu), %.0f s\n", results.checked,
+              results.wrong, static_cast<unsigned long long>(options.seed), SecondsSince(start));
   cudaStreamDestroy(stream);
-  if (!options.json.empty()) WriteJson(options.json, device, ceilings, rows, wrong);
-  return wrong == 0 ? 0 : 1;
+  if (!options.json.empty()) WriteJson(options, device, results);
+  return results.wrong == 0 ? 0 : 1;
 }
 
 }  // namespace

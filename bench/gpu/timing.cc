@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <memory>
+#include <utility>
 #include <vector>
 
 namespace nibble::cuda::bench {
@@ -51,13 +51,15 @@ double MedianSeconds(cudaStream_t stream, int repeats, const std::function<cudaE
   return static_cast<double>(milliseconds[milliseconds.size() / 2]) * 1e-3;
 }
 
-Timing TimeCase(const Case& one, int64_t l2_bytes, uint64_t seed, cudaStream_t stream) {
+Timing TimeCase(const Case& one, std::unique_ptr<Problem> first, int64_t l2_bytes, uint64_t seed,
+                cudaStream_t stream) {
   constexpr int kMaxCopies = 64;
   constexpr int kLaunches = 64;  // in a graph, at least: what a replay costs beside them is small
   Timing timing;
   std::vector<std::unique_ptr<Problem>> copies;
-  int64_t footprint = 0;
-  while (copies.empty() || (footprint < 4 * l2_bytes && copies.size() < kMaxCopies)) {
+  int64_t footprint = first->footprint();
+  copies.push_back(std::move(first));
+  while (footprint < 4 * l2_bytes && copies.size() < kMaxCopies) {
     copies.push_back(one.make(seed + copies.size()));
     footprint += copies.back()->footprint();
   }

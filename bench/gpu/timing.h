@@ -4,7 +4,7 @@
 
 #include <cstdint>
 #include <functional>
-#include <string>
+#include <memory>
 
 #include "bench/gpu/problem.h"
 
@@ -23,8 +23,9 @@ struct Timing {
       true;  // false: the launch could not be captured, so its cost on the host is included
 };
 
-// Replays a graph of launches over copies of the problem that are larger than the L2 four times
-// over.
-Timing TimeCase(const Case& one, int64_t l2_bytes, uint64_t seed, cudaStream_t stream);
+// Replays a graph of launches over copies of the problem, `first` and others made here, that
+// together are larger than the L2 four times over.
+Timing TimeCase(const Case& one, std::unique_ptr<Problem> first, int64_t l2_bytes, uint64_t seed,
+                cudaStream_t stream);
 
 }  // namespace nibble::cuda::bench

@@ -46,9 +46,11 @@ inline cusolverStatus_t cusolverDnXtrtri_bufferSize(cusolverDnHandle_t, cublasFi
 }
 
 // A = U^T U; U over the upper triangle.
-inline cusolverStatus_t cusolverDnXpotrf(cusolverDnHandle_t, cusolverDnParams_t, cublasFillMode_t,
-                                         int64_t n, cudaDataType, void* matrix, int64_t lda,
-                                         cudaDataType, void*, size_t, void*, size_t, int* info) {
+inline cusolverStatus_t cusolverDnXpotrf(cusolverDnHandle_t, cusolverDnParams_t,
+                                         cublasFillMode_t triangle, int64_t n, cudaDataType,
+                                         void* matrix, int64_t lda, cudaDataType, void*, size_t,
+                                         void*, size_t, int* info) {
+  if (triangle != CUBLAS_FILL_MODE_UPPER) return CUSOLVER_STATUS_EXECUTION_FAILED;
   auto* a = static_cast<float*>(matrix);
   std::vector<double> u(static_cast<size_t>(n * n));
   const auto at = [n](int64_t row, int64_t col) { return static_cast<size_t>(row + col * n); };
@@ -69,9 +71,10 @@ inline cusolverStatus_t cusolverDnXpotrf(cusolverDnHandle_t, cusolverDnParams_t,
 }
 
 // The upper triangle's inverse in its place.
-inline cusolverStatus_t cusolverDnXtrtri(cusolverDnHandle_t, cublasFillMode_t, cublasDiagType_t,
-                                         int64_t n, cudaDataType, void* matrix, int64_t lda, void*,
-                                         size_t, void*, size_t, int* info) {
+inline cusolverStatus_t cusolverDnXtrtri(cusolverDnHandle_t, cublasFillMode_t triangle,
+                                         cublasDiagType_t, int64_t n, cudaDataType, void* matrix,
+                                         int64_t lda, void*, size_t, void*, size_t, int* info) {
+  if (triangle != CUBLAS_FILL_MODE_UPPER) return CUSOLVER_STATUS_EXECUTION_FAILED;
   auto* a = static_cast<float*>(matrix);
   std::vector<double> inverse(static_cast<size_t>(n * n));
   const auto at = [n](int64_t row, int64_t col) { return static_cast<size_t>(row + col * n); };
