@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "nibble/error.h"
+#include "tests/support/paths.h"
 #include "tests/support/reference_data.h"
 #include "tests/support/temporary_directory.h"
 
@@ -17,7 +18,7 @@ namespace fs = std::filesystem;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-const fs::path kRows = fs::path(NIBBLE_SOURCE_DIR) / "tests/golden/rows";
+const fs::path kRows = fs::path(kSourceDir) / "tests/golden/rows";
 
 class CalibrationTest : public ::testing::Test {
  protected:
@@ -52,7 +53,7 @@ class CalibrationTest : public ::testing::Test {
 
   testing::TemporaryDirectory temporary_;
   const fs::path folder_ = temporary_.path();
-  Tokenizer tokenizer_ = Tokenizer::Load(fs::path(NIBBLE_SOURCE_DIR) / "demo/tinymix");
+  Tokenizer tokenizer_ = Tokenizer::Load(fs::path(kSourceDir) / "demo/tinymix");
 };
 
 TEST_F(CalibrationTest, JoinsPlatypusRowsBehindBos) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "tests/support/paths.h"
 #include "tests/support/temporary_directory.h"
 
 namespace nibble {
@@ -14,7 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
-const fs::path kRows = fs::path(NIBBLE_SOURCE_DIR) / "tests/golden/rows";
+const fs::path kRows = fs::path(kSourceDir) / "tests/golden/rows";
 
 class TableTest : public ::testing::Test {
  protected:

@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "nibble/error.h"
+#include "tests/support/paths.h"
 #include "tests/support/temporary_directory.h"
 
 namespace nibble {
@@ -17,7 +18,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-const fs::path kRows = fs::path(NIBBLE_SOURCE_DIR) / "tests/golden/rows";
+const fs::path kRows = fs::path(kSourceDir) / "tests/golden/rows";
 
 class TextStreamTest : public ::testing::Test {
  protected:

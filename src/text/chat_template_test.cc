@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "nibble/error.h"
+#include "tests/support/paths.h"
 #include "tests/support/reference_data.h"
 #include "tests/support/temporary_directory.h"
 #include "text/tokenizer.h"
@@ -18,7 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
-const fs::path kDemo = fs::path(NIBBLE_SOURCE_DIR) / "demo/tinymix";
+const fs::path kDemo = fs::path(kSourceDir) / "demo/tinymix";
 const Json kTurns = {{{"role", "user"}, {"content", "Hi"}},
                      {{"role", "assistant"}, {"content", "Hello"}},
                      {{"role", "user"}, {"content", "Bye"}}};
@@ -142,7 +143,7 @@ void ExpectAsRecorded(const Json& recorded, const Json& outcome) {
 }
 
 Json ReadGolden() {
-  return ReadJsonFile((fs::path(NIBBLE_SOURCE_DIR) / "tests/golden/chat_templates.json").string());
+  return ReadJsonFile((fs::path(kSourceDir) / "tests/golden/chat_templates.json").string());
 }
 
 TEST(ChatTemplateGolden, ExpressionsEqualJinja) {

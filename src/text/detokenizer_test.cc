@@ -5,14 +5,14 @@
 #include "base/random.h"
 #include "base/utf8.h"
 #include "nibble/error.h"
+#include "tests/support/paths.h"
 
 namespace nibble {
 namespace {
 
 class DetokenizerTest : public ::testing::Test {
  protected:
-  DetokenizerTest()
-      : tokenizer_(Tokenizer::Load(std::string(NIBBLE_SOURCE_DIR) + "/demo/tinymix")) {}
+  DetokenizerTest() : tokenizer_(Tokenizer::Load(std::string(kSourceDir) + "/demo/tinymix")) {}
 
   // Feeds `text` token by token; checks every delta and returns them joined.
   std::string Stream(const std::string& text, std::vector<std::string> stops,

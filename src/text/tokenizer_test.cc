@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "base/sha256.h"
 #include "nibble/error.h"
+#include "tests/support/paths.h"
 #include "tests/support/reference_data.h"
 #include "tests/support/temporary_directory.h"
 
@@ -23,8 +24,8 @@ using nibble::testing::ReferenceData;
 using ::testing::HasSubstr;
 using Ids = std::vector<int32_t>;
 
-const fs::path kDemo = fs::path(NIBBLE_SOURCE_DIR) / "demo/tinymix";
-const fs::path kGolden = fs::path(NIBBLE_SOURCE_DIR) / "tests/golden";
+const fs::path kDemo = fs::path(kSourceDir) / "demo/tinymix";
+const fs::path kGolden = fs::path(kSourceDir) / "tests/golden";
 
 // An empty folder of this test's own.
 fs::path EmptyFolder() {
@@ -123,7 +124,7 @@ TEST(Tokenizer, IsSharedByThreads) {
 TEST(Tokenizer, ConvertedModelEqualsItsJsonFile) {
   const Tokenizer converted = Tokenizer::LoadFile(kDemo / "tokenizer.model");
   const Tokenizer json = Tokenizer::LoadFile(kDemo / "tokenizer.json");
-  const std::string text = ReadTextFile(fs::path(NIBBLE_SOURCE_DIR) / "demo/evaluation.txt");
+  const std::string text = ReadTextFile(fs::path(kSourceDir) / "demo/evaluation.txt");
   EXPECT_EQ(converted.vocab_size(), json.vocab_size());
   EXPECT_EQ(converted.Encode(text, true), json.Encode(text, true));
   for (int32_t id = 0; id < json.vocab_size(); ++id) {

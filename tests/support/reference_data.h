@@ -6,13 +6,15 @@
 #include <filesystem>
 #include <string>
 
+#include "tests/support/paths.h"
+
 // Models and outputs recorded from other people's software. They do not ship with nibble: a test
 // that needs them says so and is skipped, visibly, where they are absent.
 namespace nibble::testing {
 
 inline std::filesystem::path ReferenceData() {
   const char* override_path = std::getenv("NIBBLE_REFERENCE_DATA");
-  return override_path != nullptr ? override_path : NIBBLE_REFERENCE_DATA;
+  return override_path != nullptr ? override_path : kReferenceData;
 }
 
 }  // namespace nibble::testing

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 #include <vector>
@@ -21,7 +22,7 @@ std::vector<float> RandomMatrix(int64_t rows, int64_t cols, uint32_t seed) {
 
 // X^T X / rows + damping on the diagonal, in the upper triangle.
 std::vector<float> RandomHessian(int64_t n, uint32_t seed) {
-  const int64_t rows = n + 3;
+  const int64_t rows = std::min<int64_t>(n + 3, 100);
   const std::vector<float> x = RandomMatrix(rows, n, seed);
   std::vector<float> h(static_cast<size_t>(n * n), kUntouched);
   for (int64_t i = 0; i < n; ++i) {

@@ -1,0 +1,1 @@
+// Only here for its precompiled header: see room.cmake.
