@@ -336,12 +336,12 @@ std::vector<Case> GemmInt4Cases() {
          .shared_bytes = tokens > 24 ? 99 * 1024 : 227 * 1024},
         true, false);
   }
-  for (const int32_t ctas : {1, 2, 132}) {
+  for (const int32_t ctas : {1, 2, 29}) {
     add({.op = "w4_down",
          .output = W4Output::kF32,
          .rows = 256,
          .cols = 640,
-         .tokens = 9,
+         .tokens = 5,
          .experts = 3,
          .by_pair = true,
          .splits = 3,

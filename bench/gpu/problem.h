@@ -120,7 +120,6 @@ struct Case {
   std::function<std::unique_ptr<Problem>(uint64_t seed)> make;
 };
 
-std::vector<Case> GemmInt4Cases();
 // "3x129x8"
 std::string Name(const std::vector<int64_t>& sizes);
 
@@ -139,6 +138,7 @@ void AddCase(std::vector<Case>& cases, const std::string& op, const std::string&
 
 std::vector<Case> AttentionCases();
 std::vector<Case> ColumnBlockCases();
+std::vector<Case> GemmInt4Cases();
 std::vector<Case> LinalgCases();
 std::vector<Case> LogitsCases();
 std::vector<Case> MoeCases();

@@ -50,8 +50,7 @@ __device__ void StoreMiddle(const W4GemmArgs& args, int32_t list_row, int32_t ga
       __float2bfloat16(SwiGlu<Ptx>(gate, up));
 }
 
-// --- Rung 0
-// ---------------------------------------------------------------------------------------
+// --- Rung 0 ---
 
 __device__ float NaiveDot(const W4Layout& layout, const std::byte* weights, int64_t row,
                           const __nv_bfloat16* x) {
@@ -90,8 +89,7 @@ __global__ void __launch_bounds__(kThreads) NaiveW4Kernel(W4GemmArgs args) {
   }
 }
 
-// --- Rung 1
-// ---------------------------------------------------------------------------------------
+// --- Rung 1 ---
 
 constexpr int StageBytes(int token_tile) {
   return kW4MaxPanelRows / kW4RecordRows * kW4RecordBytes + token_tile * kTokenPitch;
@@ -335,8 +333,7 @@ cudaError_t LaunchSkinny(const W4GemmArgs& args, const SkinnyPlan& plan, cudaStr
   return cudaLaunchKernelEx(&config, kernel, args, plan, stages);
 }
 
-// --- Dequantization
-// -------------------------------------------------------------------------------
+// --- Dequantization ---
 
 // A thread a word: two neighbouring inputs of four (row, half) places.
 __global__ void __launch_bounds__(kThreads) DequantizeW4Kernel(DequantizeW4Args args) {

@@ -11,12 +11,10 @@
 // bits.
 //
 //   stream-K   all groups of all tiles in one list, groups fastest; each CTA gets an equal run of
-//   it.
-//              At most one group more for one CTA than for another. Where a tile is cut depends on
-//              how many tiles there are, so a token's bits may depend on its batch mates.
+//              it. At most one group more for one CTA than for another. Where a tile is cut depends
+//              on how many tiles there are, so a token's bits may depend on its batch mates.
 //   fixed      every tile is cut into `splits` slices of the same groups always; CTAs get equal
-//   runs
-//              of slices. A token's bits depend on its own inputs alone.
+//              runs of slices. A token's bits depend on its own inputs alone.
 //
 // A CTA works through its run from the last tile to the first. What it begins but does not own, the
 // head of its last tile, is thereby done first, and the tile it owns but did not begin comes last,

@@ -8,18 +8,16 @@
 // and `wgmma` with A in registers on sm_90a: weights are the A operand (16 rows x 16 inputs), and
 // both instructions give a lane the same elements.
 //
-//   word    16 rows x 16 inputs, a 32-bit word for each lane = 4g + t. Bits 4j..4j+3 hold the code
-//   at
-//           (row g + 8(j & 1), input 2t + 8(j >> 1)), bits 16+4j.. the same row's next input, so
-//           that (word >> 4j) & 0x000f000f is register j of the fragment. Codes are q + 8, as in
-//           the checkpoint.
+//   word    16 rows x 16 inputs, a 32-bit word for each lane = 4g + t. Bits 4j..4j+3 hold the
+//           code at (row g + 8(j & 1), input 2t + 8(j >> 1)), bits 16+4j.. the same row's next
+//           input, so that (word >> 4j) & 0x000f000f is register j of the fragment. Codes are
+//           q + 8, as in the checkpoint.
 //   vector  the words of a lane for four consecutive blocks of 16 inputs: 16 bytes; a warp reads
 //           512 bytes in a row
 //   record  64 rows x 128 inputs, one scale group: [row tile of 16][half of 64 inputs][lane][16 B],
 //           then 64 BF16 scales: 4224 bytes
 //   matrix  [panel][group][record of the panel]: a group of a panel is one run of bytes, and a
-//   panel
-//           one sequential stream; 0.515625 bytes a weight
+//           panel one sequential stream; 0.515625 bytes a weight
 //
 // A panel has 256 rows where that divides the rows, else 128 or 64. Rows are filled up to a
 // multiple of 64 with weights of zero (code 8, scale 0), which kernels compute and do not store.

@@ -18,12 +18,18 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
+#ifdef NIBBLE_ASAN
+// Frames of their own for each fiber's functions would cost more than the kernels.
+extern "C" const char* __asan_default_options();
+extern "C" const char* __asan_default_options() { return "detect_stack_use_after_return=0"; }
+#endif
+
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace nibble::cuda::emulator {
 namespace {
 
-constexpr size_t kStackBytes = 256 * 1024;
+constexpr size_t kStackBytes = 64 * 1024;
 constexpr unsigned kWarp = 32;
 
 enum class State { kRunnable, kAtBlockBarrier, kAtWarpBarrier, kDone };

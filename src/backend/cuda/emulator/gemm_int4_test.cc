@@ -12,7 +12,7 @@ namespace nibble::cuda {
 namespace {
 
 constexpr int64_t kRows = 192;
-constexpr int64_t kCols = 640;
+constexpr int64_t kCols = 384;
 
 std::vector<std::byte> RandomWeights(const W4Layout& layout, int64_t count) {
   bench::Random random(1);
@@ -64,8 +64,8 @@ TEST(SkinnyW4Gemm, FixedSlicesGiveATokenTheSameBitsInAnyBatch) {
   bench::Random random(2);
   const std::vector<__nv_bfloat16> x = random.Bf16(20 * kCols, 1);
   const std::vector<float> together = Multiply(layout, weights, x, 0, 20, 3, 7);
-  for (const int32_t token : {0, 7, 8, 19}) {
-    for (const int32_t num_ctas : {1, 132}) {
+  for (const int32_t token : {0, 8, 19}) {
+    for (const int32_t num_ctas : {1, 11}) {
       const std::vector<float> alone = Multiply(layout, weights, x, token, 1, 3, num_ctas);
       for (size_t row = 0; row < alone.size(); ++row) {
         ASSERT_EQ(alone[row], together[static_cast<size_t>(token) * alone.size() + row])
