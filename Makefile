@@ -35,8 +35,10 @@ cuda: setup-cuda build/cuda/build.ninja  ## Compile the GPU kernels (no GPU need
 	cmake --build --preset cuda
 	ctest --preset cuda --no-tests=error | tail -n 3
 
-tidy: setup-test build/dev/build.ninja  ## clang-tidy over src, tools and fuzz
-	tools/clang_tidy.sh build/dev
+tidy: setup-test  ## clang-tidy over src, tools and fuzz
+	cmake --preset dev -B build/tidy -DCMAKE_UNITY_BUILD=OFF >/dev/null
+	cmake --build build/tidy --target nibble_bridge_build
+	tools/clang_tidy.sh build/tidy
 
 format: setup-test  ## clang-format in place
 	git ls-files '*.cc' '*.h' '*.cu' '*.cuh' | xargs clang-format-19 -i

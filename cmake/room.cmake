@@ -31,6 +31,13 @@ set(NIBBLE_TEST_PREFIX "" CACHE STRING "Put in front of every test name")
 set(NIBBLE_TEST_CASES "" CACHE STRING "GoogleTest filter: register only these cases")
 add_custom_target(nibble_tests)
 
+# The presets that `make test` builds compile a few sources of a target at a time (CMAKE_UNITY_BUILD), because
+# most of a compiler's time goes to headers: a name in an unnamed namespace must be alone in its target, or the
+# source told to stay alone, by this. `make clang` and `make tidy` see every source alone.
+function(nibble_compile_alone)
+  set_source_files_properties(${ARGN} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+endfunction()
+
 # Tests have to be compiled three times rather than be fast: with little optimization, and where sanitizers are,
 # with the one that sees what the code under test does with their memory. With GCC, what nearly every test reads
 # first is compiled once a preset (each includes what it uses all the same); ccache keeps a precompiled header of

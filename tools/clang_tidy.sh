@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# clang-tidy over our sources with the compile commands of a build folder (default build/dev). A source that
-# passed is remembered by the digest of its preprocessed text, so that a second run looks at changes only.
+# clang-tidy over our sources with the compile commands of a build folder that compiles each alone (`make tidy`).
+# One that passed is remembered by the digest of its preprocessed text, so that a second run looks at changes only.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-build=${1:-build/dev}
+build=${1:-build/tidy}
 export build passed="${XDG_CACHE_HOME:-$HOME/.cache}/nibble/clang-tidy"
 mkdir -p "$passed"
 

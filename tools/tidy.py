@@ -51,6 +51,7 @@ DOORS = {
 
 # Sources without a test of their own name, and what tests them instead.
 UNTESTED = {
+    "src/backend/cpu/attention_amx.cc": "src/backend/backend_test.cc: all instruction sets, same bits",
     "src/backend/cpu/cpu_backend.cc": "src/backend/backend_test.cc, beside the reference backend",
     "src/backend/cpu/instruction_sets_other.cc": "a list; src/backend/backend_test.cc runs each entry",
     "src/backend/cpu/instruction_sets_x86.cc": "a list; src/backend/backend_test.cc runs each entry",

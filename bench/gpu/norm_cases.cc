@@ -6,13 +6,13 @@
 namespace nibble::cuda::bench {
 namespace {
 
-struct Shape {
+struct NormShape {
   int32_t rows, hidden, pairs_per_row;  // pairs_per_row 0: nothing to add
 };
 
 class AddRmsNorm final : public Problem {
  public:
-  AddRmsNorm(const Shape& shape, uint64_t seed) : shape_(shape) {
+  AddRmsNorm(const NormShape& shape, uint64_t seed) : shape_(shape) {
     Random random(seed);
     const int64_t count = int64_t{shape.rows} * shape.hidden;
     x_ = random.Bf16(count, 2);
@@ -59,7 +59,7 @@ class AddRmsNorm final : public Problem {
   }
 
  private:
-  Shape shape_;
+  NormShape shape_;
   std::vector<__nv_bfloat16> x_, weight_;
   std::vector<float> pairs_;
   AddRmsNormArgs args_ = {};
@@ -69,13 +69,13 @@ class AddRmsNorm final : public Problem {
 
 std::vector<Case> NormCases() {
   std::vector<Case> cases;
-  for (const Shape& s : {Shape{1, 8, 0},
-                         {3, 129, 2},
-                         {5, 640, 1},
-                         {0, 64, 0},
-                         {1, 6144, 2},
-                         {64, 6144, 2},
-                         {4096, 6144, 2}}) {
+  for (const NormShape& s : {NormShape{1, 8, 0},
+                             {3, 129, 2},
+                             {5, 640, 1},
+                             {0, 64, 0},
+                             {1, 6144, 2},
+                             {64, 6144, 2},
+                             {4096, 6144, 2}}) {
     AddCase<AddRmsNorm>(cases, "add_rms_norm", Name({s.rows, s.hidden, s.pairs_per_row}), s,
                         s.hidden < 6144);
   }

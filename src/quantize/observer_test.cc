@@ -75,8 +75,8 @@ TEST(Observer, RoundsHalfToEvenAfterClamping) {
   EXPECT_EQ(QuantizeOne(recipe, grid, -100.0f), -8.0f);
 }
 
-double Error(const Recipe& recipe, const Grid& grid, const std::vector<float>& weights,
-             const std::vector<float>& importance, double norm) {
+double WeightedError(const Recipe& recipe, const Grid& grid, const std::vector<float>& weights,
+                     const std::vector<float>& importance, double norm) {
   double sum = 0;
   for (size_t i = 0; i < weights.size(); ++i) {
     const float decoded = (QuantizeOne(recipe, grid, weights[i]) - grid.zero_point) * grid.scale;
@@ -101,11 +101,12 @@ TEST(Observer, TheSearchNeverLosesToMinMaxAndWinsOnOutliers) {
     const std::vector<float> ones(128, 1.0f);
     recipe.observer = Observer::kMse;
     const Grid mse = ObserveGroup(recipe, DType::kBF16, weights, {});
-    EXPECT_LE(Error(recipe, mse, weights, ones, 2.4), Error(recipe, plain, weights, ones, 2.4));
+    EXPECT_LE(WeightedError(recipe, mse, weights, ones, 2.4),
+              WeightedError(recipe, plain, weights, ones, 2.4));
     recipe.observer = Observer::kImatrixMse;
     const Grid weighted = ObserveGroup(recipe, DType::kBF16, weights, importance);
-    EXPECT_LT(Error(recipe, weighted, weights, importance, 3),
-              Error(recipe, plain, weights, importance, 3));
+    EXPECT_LT(WeightedError(recipe, weighted, weights, importance, 3),
+              WeightedError(recipe, plain, weights, importance, 3));
     EXPECT_EQ(static_cast<float>(BFloat16(weighted.scale)), weighted.scale);
   }
 }

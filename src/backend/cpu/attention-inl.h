@@ -251,7 +251,7 @@ struct Attend : AttendRows<Isa> {
   int64_t row_bytes;
   float* keys;     // [head_dim][64], if not in place
   float* values;   // [64][padded]
-  float* queries;  // for every run of n <= kRun rows [head_dim][n]
+  float* queries;  // for every run of n <= kRun rows (ForRuns) [head_dim][n]
   float* working;
 
   explicit Attend(const AttentionBlock& b) : Base(b) {
@@ -485,19 +485,21 @@ struct Attend : AttendRows<Isa> {
     }
   };
 
-  void PackQueries() {
-    for (int64_t run = 0; run < num_rows; run += kRun) {
-      const int64_t count = num_rows - run < kRun ? num_rows - run : kRun;
-      for (int64_t i = 0; i < count; ++i) {
-        const float* const from = block.q + this->RowOffset(run + i);
-        float* const to = queries + run * block.head_dim + i;
-        for (int64_t d = 0; d < block.head_dim; ++d) to[d * count] = from[d];
+  struct PackQueries {
+    const Attend& a;
+
+    template <int kTokens>
+    NIBBLE_INLINE void Run(int64_t row) const {
+      for (int64_t i = 0; i < kTokens; ++i) {
+        const float* const from = a.block.q + a.RowOffset(row + i);
+        float* const to = a.queries + row * a.block.head_dim + i;
+        for (int64_t d = 0; d < a.block.head_dim; ++d) to[d * kTokens] = from[d];
       }
     }
-  }
+  };
 
   void Run() {
-    PackQueries();
+    ForRuns<kRun>(num_rows, PackQueries{*this});
     const F scale = Isa::Set(1.0f / __builtin_sqrtf(static_cast<float>(block.head_dim)));
     this->ForSpans(working, [&](int64_t span, bool more) {
       const int64_t start = span * kKeySpan;

@@ -36,8 +36,9 @@ NIBBLE_INLINE void FixValues(const float* x, int64_t count, int8_t* high, int8_t
   *sum = Isa::SumI(total);
 }
 
-template <typename Isa>
-struct AttendInt8 : AttendRows<Isa> {
+// `Self` may have ways of its own for the two products, with the same bits.
+template <typename Isa, typename Self>
+struct AttendInt8By : AttendRows<Isa> {
   using Base = AttendRows<Isa>;
   using F = typename Isa::F;
   using I = typename Isa::I;
@@ -68,7 +69,7 @@ struct AttendInt8 : AttendRows<Isa> {
   char* keys;            // [row_dim / 4][64][4], if not in place
   char* values;          // [16][row_dim][4]
 
-  explicit AttendInt8(const AttentionBlock& b) : Base(b) {
+  explicit AttendInt8By(const AttentionBlock& b) : Base(b) {
     row_dim = (b.head_dim + 15) / 16 * 16;
     slots = (b.block_size + 3) / 4 * 4;
     in_place = b.block_size % 16 == 0;
@@ -157,7 +158,7 @@ struct AttendInt8 : AttendRows<Isa> {
   // kAhead, the lines of `next` are asked for.
   template <bool kAhead>
   struct Scores {
-    const AttendInt8& a;
+    const AttendInt8By& a;
     KeyGroups from;
     KeyGroups next;
     int64_t start;
@@ -217,7 +218,7 @@ struct AttendInt8 : AttendRows<Isa> {
   // sums, as integers, += probabilities times the values of [first, first + 64).
   template <bool kAhead>
   struct Weigh {
-    const AttendInt8& a;
+    const AttendInt8By& a;
     KeyGroups from;
     KeyGroups next;
     int64_t start;
@@ -298,7 +299,32 @@ struct AttendInt8 : AttendRows<Isa> {
                    weight_sums + row);
   }
 
+  NIBBLE_INLINE void ScoreKeys(int64_t key, int64_t start, int64_t first, int64_t last,
+                               float scale) {
+    const KeyGroups here = in_place ? KeysInPlace(key) : CopyKeys(key);
+    if (in_place && num_rows <= kFewRows) {
+      const bool more = key + kKeyBlock < last;
+      const KeyGroups next = more ? KeysInPlace(key + kKeyBlock) : ValueLines(first);
+      ForRuns<kRun>(num_rows, Scores<true>{*this, here, next, start, key, scale});
+    } else {
+      ForRuns<kRun>(num_rows, Scores<false>{*this, here, {}, start, key, scale});
+    }
+  }
+
+  NIBBLE_INLINE void WeighValues(int64_t key, int64_t start, int64_t last, bool more) {
+    const KeyGroups here = in_place ? ValuesInPlace(key) : CopyValues(key);
+    if (in_place && num_rows <= kFewRows) {
+      const KeyGroups next = key + kKeyBlock < last ? ValueLines(key + kKeyBlock)
+                             : more                 ? KeysInPlace(last)
+                                                    : ValueLines(key);
+      ForRuns<kRun>(num_rows, Weigh<true>{*this, here, next, start, key});
+    } else {
+      ForRuns<kRun>(num_rows, Weigh<false>{*this, here, {}, start, key});
+    }
+  }
+
   void Run() {
+    Self& self = static_cast<Self&>(*this);
     for (int64_t row = 0; row < num_rows; ++row) {
       int8_t* const planes = queries + row * 2 * row_dim;
       FixValues<Isa>(block.q + this->RowOffset(row), block.head_dim, planes, planes + row_dim,
@@ -315,32 +341,15 @@ struct AttendInt8 : AttendRows<Isa> {
       GatherScales(block.key_part, first, last, key_scales);
       GatherScales(block.value_part, first, last, value_scales);
       if (more) PrefetchScales(start + kKeySpan);
-      const bool ahead = in_place && num_rows <= kFewRows;
       for (int64_t key = first; key < last; key += kKeyBlock) {
-        const KeyGroups keys_here = in_place ? KeysInPlace(key) : CopyKeys(key);
-        if (ahead) {
-          const bool more_keys = key + kKeyBlock < last;
-          const KeyGroups next = more_keys ? KeysInPlace(key + kKeyBlock) : ValueLines(first);
-          ForRuns<kRun>(num_rows, Scores<true>{*this, keys_here, next, start, key, scale});
-        } else {
-          ForRuns<kRun>(num_rows, Scores<false>{*this, keys_here, {}, start, key, scale});
-        }
+        self.ScoreKeys(key, start, first, last, scale);
       }
       for (int64_t row = 0; row < num_rows; ++row) {
         this->Softmax(row, start, first, last);
         FixWeights(row, start, first, last);
       }
       for (int64_t key = first; key < last; key += kKeyBlock) {
-        const KeyGroups values_here = in_place ? ValuesInPlace(key) : CopyValues(key);
-        if (ahead) {
-          const bool more_values = key + kKeyBlock < last;
-          const KeyGroups next = more_values ? ValueLines(key + kKeyBlock)
-                                 : more      ? KeysInPlace(last)
-                                             : ValueLines(key);
-          ForRuns<kRun>(num_rows, Weigh<true>{*this, values_here, next, start, key});
-        } else {
-          ForRuns<kRun>(num_rows, Weigh<false>{*this, values_here, {}, start, key});
-        }
+        self.WeighValues(key, start, last, more);
       }
       for (int64_t row = 0; row < num_rows; ++row) {
         const I excess = MinusExcess(weight_sums[row]);
@@ -353,6 +362,11 @@ struct AttendInt8 : AttendRows<Isa> {
       }
     });
   }
+};
+
+template <typename Isa>
+struct AttendInt8 final : AttendInt8By<Isa, AttendInt8<Isa>> {
+  using AttendInt8By<Isa, AttendInt8<Isa>>::AttendInt8By;
 };
 
 }  // namespace nibble::cpu

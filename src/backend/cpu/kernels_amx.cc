@@ -1,3 +1,4 @@
+#include "backend/cpu/amx_tiles.h"
 #include "backend/cpu/kernel_tables.h"
 #include "backend/cpu/packed-inl.h"
 #include "backend/cpu/simd_avx512.h"
@@ -16,37 +17,8 @@ using F = Avx512::F;
 using I = Avx512::I;
 using B = Avx512::B;
 
-constexpr int64_t kTileSide = 16;   // rows of a tile register, and its columns of four bytes
 constexpr int64_t kTileDepth = 64;  // columns of weights that one instruction multiplies
 constexpr int64_t kFewestRows = 4;  // below, starting tiles costs more than they save
-constexpr int64_t kTileInts = kTileSide * kTileSide;
-
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t bytes_per_row[16] = {};
-  uint8_t rows[16] = {};
-};
-
-// For groups of each number of rows: registers 0-3 hold sums and 4-5 activations of so many rows;
-// 6-7 weights. In memory before anybody runs: compilers do not see all that the instruction reads.
-struct TileConfigs {
-  TileConfig of[kTileSide + 1];
-
-  constexpr TileConfigs() : of() {
-    for (int64_t rows = 0; rows <= kTileSide; ++rows) {
-      for (int i = 0; i < 8; ++i) {
-        of[rows].bytes_per_row[i] = 64;
-        of[rows].rows[i] = static_cast<uint8_t>(i < 6 ? rows : kTileSide);
-      }
-    }
-  }
-};
-constinit const TileConfigs kConfigs;
-
-// Nor do all of them see that a tile is loaded from memory: what was stored before must be there.
-NIBBLE_INLINE void FinishStores() { __asm__ volatile("" ::: "memory"); }
 
 // What is left to do with a unit: totals += weight scale * activation scale * sum.
 struct Unit {
@@ -70,7 +42,7 @@ class TilePass {
     // early, and leaves out the rows it shares with the one before.
     num_groups_ = (num_rows + kTileSide - 1) / kTileSide;
     group_rows_ = (num_rows + num_groups_ - 1) / num_groups_;
-    _tile_loadconfig(&kConfigs.of[group_rows_]);
+    ConfigureTiles(group_rows_);
   }
   ~TilePass() { _tile_release(); }
   TilePass(const TilePass&) = delete;
@@ -274,7 +246,7 @@ void AmxPackedTiles(const PackedFormat& format, const PackedTiles& tiles, const 
 
 // The roof: products of tiles that stay in their registers.
 int32_t AmxDotBytes(int64_t rounds) {
-  _tile_loadconfig(&kConfigs.of[kTileSide]);
+  ConfigureTiles(kTileSide);
   alignas(64) int8_t bytes[4 * kTileInts];
   for (int64_t i = 0; i < 4 * kTileInts; ++i) bytes[i] = static_cast<int8_t>(i % 11);
   FinishStores();

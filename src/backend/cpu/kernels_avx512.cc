@@ -6,7 +6,16 @@ namespace nibble::cpu {
 
 namespace {
 
+void AttendWithTiles(const AttentionBlock& block) {
+  if (block.type == PageType::kInt8) {
+    AmxAttendInt8(block);
+  } else {
+    AttendKernel<Avx512>(block);
+  }
+}
+
 constexpr Kernels WithTiles(Kernels kernels) {
+  kernels.attend = AttendWithTiles;
   kernels.packed_tiles = AmxPackedTiles;
   kernels.dot_bytes = AmxDotBytes;
   kernels.dot_bytes_ops_per_round = kAmxDotBytesOps;
