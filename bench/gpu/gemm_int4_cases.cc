@@ -11,7 +11,7 @@
 namespace nibble::cuda::bench {
 namespace {
 
-enum class Kernel { kNaive, kSkinny, kLibrary };
+enum class Kernel { kNaive, kSkinny, kBulk, kLibrary };
 
 struct Shape {
   const char* op = "";
@@ -113,6 +113,7 @@ class W4Gemm final : public Problem {
   cudaError_t Launch(cudaStream_t stream) override {
     if (shape_.kernel == Kernel::kNaive) return LaunchNaiveW4Gemm(args_, stream);
     if (shape_.kernel == Kernel::kSkinny) return LaunchSkinnyW4Gemm(args_, plan_, stream);
+    if (shape_.kernel == Kernel::kBulk) return LaunchBulkW4Gemm(args_, plan_, stream);
     const cublasStatus_t status = GroupedW4Gemm(handle_, library_, stream);
     return status == CUBLAS_STATUS_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
   }
@@ -274,8 +275,10 @@ class DequantizeW4 final : public Problem {
 }  // namespace
 
 std::vector<Case> GemmInt4Cases() {
-  const std::map<Kernel, std::string> kSuffix = {
-      {Kernel::kNaive, "_naive"}, {Kernel::kSkinny, ""}, {Kernel::kLibrary, "_cublas"}};
+  const std::map<Kernel, std::string> kSuffix = {{Kernel::kNaive, "_naive"},
+                                                 {Kernel::kSkinny, ""},
+                                                 {Kernel::kBulk, "_bulk"},
+                                                 {Kernel::kLibrary, "_cublas"}};
   std::vector<Case> cases;
   const auto add = [&](Shape shape, bool small, bool timed) {
     std::string name = std::to_string(shape.tokens) + "x" + std::to_string(shape.rows) + "x" +
@@ -283,10 +286,11 @@ std::vector<Case> GemmInt4Cases() {
     if (shape.experts > 0) name += " of " + std::to_string(shape.experts);
     if (shape.splits > 0) name += " in " + std::to_string(shape.splits);
     cases.push_back({std::string(shape.op) + kSuffix.at(shape.kernel), name, small, timed,
-                     [shape](uint64_t seed) { return std::make_unique<W4Gemm>(shape, seed); }});
+                     [shape](uint64_t seed) { return std::make_unique<W4Gemm>(shape, seed); },
+                     shape.kernel == Kernel::kBulk ? 9 : 0});
   };
   // Every token tile and panel height, cut by few and by many blocks, shared memory that is short.
-  for (const Kernel kernel : {Kernel::kNaive, Kernel::kSkinny, Kernel::kLibrary}) {
+  for (const Kernel kernel : {Kernel::kNaive, Kernel::kSkinny, Kernel::kBulk, Kernel::kLibrary}) {
     add({.op = "w4_dense", .kernel = kernel, .rows = 64, .cols = 128, .tokens = 1}, true, false);
     add({.op = "w4_qkv",
          .kernel = kernel,
@@ -326,55 +330,69 @@ std::vector<Case> GemmInt4Cases() {
          .num_ctas = 4},
         true, false);
   }
-  for (const int32_t tokens : {8, 16, 24, 32, 48, 64, 70}) {
-    add({.op = "w4_dense",
-         .output = W4Output::kF32,
-         .rows = 128,
-         .cols = 384,
-         .tokens = tokens,
-         .num_ctas = 4,
-         .shared_bytes = tokens > 24 ? 99 * 1024 : 227 * 1024},
-        true, false);
-  }
-  for (const int32_t ctas : {1, 2, 29}) {
-    add({.op = "w4_down",
-         .output = W4Output::kF32,
-         .rows = 256,
-         .cols = 640,
-         .tokens = 5,
-         .experts = 3,
-         .by_pair = true,
-         .splits = 3,
-         .num_ctas = ctas},
-        true, false);
+  for (const Kernel kernel : {Kernel::kSkinny, Kernel::kBulk}) {
+    for (const int32_t tokens : {8, 16, 24, 32, 48, 64, 70}) {
+      add({.op = "w4_dense",
+           .kernel = kernel,
+           .output = W4Output::kF32,
+           .rows = 128,
+           .cols = 384,
+           .tokens = tokens,
+           .num_ctas = 4,
+           .shared_bytes = tokens > 24 ? 99 * 1024 : 227 * 1024},
+          true, false);
+    }
+    for (const int32_t ctas : {1, 2, 29}) {
+      add({.op = "w4_down",
+           .kernel = kernel,
+           .output = W4Output::kF32,
+           .rows = 256,
+           .cols = 640,
+           .tokens = 5,
+           .experts = 3,
+           .by_pair = true,
+           .splits = 3,
+           .num_ctas = ctas},
+          true, false);
+    }
   }
   // Mixtral-8x22B.
-  for (const int32_t tokens : {1, 4, 16, 64}) {
-    add({.op = "w4_qkv",
-         .rows = 8192,
-         .cols = 6144,
-         .tokens = tokens,
-         .num_heads = 48,
-         .num_kv_heads = 8,
-         .head_dim = 128},
-        false, true);
-    add({.op = "w4_o", .output = W4Output::kF32, .rows = 6144, .cols = 6144, .tokens = tokens},
-        false, true);
-    add({.op = "w4_gate_up",
-         .output = W4Output::kSwiGlu,
-         .rows = 32768,
-         .cols = 6144,
-         .tokens = tokens,
-         .experts = 8},
-        false, true);
-    add({.op = "w4_down",
-         .output = W4Output::kF32,
-         .rows = 6144,
-         .cols = 16384,
-         .tokens = tokens,
-         .experts = 8,
-         .by_pair = true},
-        false, true);
+  for (const Kernel kernel : {Kernel::kSkinny, Kernel::kBulk}) {
+    for (const int32_t tokens : {1, 4, 16, 64}) {
+      add({.op = "w4_qkv",
+           .kernel = kernel,
+           .rows = 8192,
+           .cols = 6144,
+           .tokens = tokens,
+           .num_heads = 48,
+           .num_kv_heads = 8,
+           .head_dim = 128},
+          false, true);
+      add({.op = "w4_o",
+           .kernel = kernel,
+           .output = W4Output::kF32,
+           .rows = 6144,
+           .cols = 6144,
+           .tokens = tokens},
+          false, true);
+      add({.op = "w4_gate_up",
+           .kernel = kernel,
+           .output = W4Output::kSwiGlu,
+           .rows = 32768,
+           .cols = 6144,
+           .tokens = tokens,
+           .experts = 8},
+          false, true);
+      add({.op = "w4_down",
+           .kernel = kernel,
+           .output = W4Output::kF32,
+           .rows = 6144,
+           .cols = 16384,
+           .tokens = tokens,
+           .experts = 8,
+           .by_pair = true},
+          false, true);
+    }
   }
   for (const int32_t tokens : {512, 4096}) {
     add({.op = "w4_gate_up",

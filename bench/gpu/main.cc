@@ -155,7 +155,13 @@ int Main(int argc, char** argv) {
 
   std::vector<Case> cases;
   for (const Case& one : AllCases()) {
-    if ((one.op + " " + one.shape).find(options.filter) != std::string::npos) cases.push_back(one);
+    if ((one.op + " " + one.shape).find(options.filter) == std::string::npos) continue;
+    if (device.major >= one.least_major) {
+      cases.push_back(one);
+    } else {
+      std::printf("left out, needs sm_%d0: %s %s\n", one.least_major, one.op.c_str(),
+                  one.shape.c_str());
+    }
   }
   std::stable_partition(cases.begin(), cases.end(), [](const Case& one) { return one.small; });
   if (cases.empty()) Usage(("no case matches " + options.filter).c_str());

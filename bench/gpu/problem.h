@@ -118,6 +118,7 @@ struct Case {
   bool small = false;  // quick on the host too: the tests run it in the emulator
   bool timed = false;
   std::function<std::unique_ptr<Problem>(uint64_t seed)> make;
+  int least_major = 0;  // of the compute capability: older devices leave the case out
 };
 
 // "3x129x8"

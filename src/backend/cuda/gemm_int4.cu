@@ -1,54 +1,10 @@
-// The ladder: 0 a thread an output; 1 tensor cores, fed by cp.async. What comes next on sm_90: bulk
-// copies by one producer warp, clusters that share the tokens.
+// The ladder: 0 a thread an output; 1 tensor cores, fed by cp.async; 2, for sm_90, the same fed by
+// bulk copies (skinny_bulk.cu).
 #include "backend/cuda/gemm_int4.cuh"
-#include "backend/cuda/skinny_gemm-inl.h"
-#include "backend/cuda/stream_k.h"
-#include "backend/cuda/warp_ptx.cuh"
+#include "backend/cuda/skinny_tile.cuh"
 
 namespace nibble::cuda {
 namespace {
-
-constexpr int kWarps = 8;
-constexpr int kThreads = 32 * kWarps;
-constexpr int kRowTiles =
-    kW4MaxPanelRows / kW4TileRows / kWarps;  // of a warp, where panels are full
-constexpr int kMaxStages = 8;
-
-__device__ int64_t XRow(const W4GemmArgs& args, int32_t row) {
-  return args.x_rows == nullptr ? row : args.x_rows[row] / args.x_rows_per;
-}
-
-// Stores the sums of one list row: a value of a row of the weight, or, for SwiGLU, of the rows of
-// gate and up that belong together.
-__device__ void StoreOutput(const W4GemmArgs& args, int32_t list_row, int32_t weight_row,
-                            float value) {
-  const int64_t out_row = args.out_rows == nullptr ? list_row : args.out_rows[list_row];
-  const auto rows = static_cast<int32_t>(args.layout.rows);
-  if (weight_row >= rows) return;
-  if (args.output == W4Output::kF32) {
-    if (args.out_weights != nullptr) value *= args.out_weights[out_row];
-    static_cast<float*>(args.out)[out_row * rows + weight_row] = value;
-    return;
-  }
-  int64_t column = weight_row;
-  if (args.head_dim > 0) {
-    const W4SourceRow source =
-        QkvSource(weight_row, args.num_heads, args.num_kv_heads, args.head_dim);
-    column = source.row + (source.part > 0 ? args.num_heads * args.head_dim : 0) +
-             (source.part > 1 ? args.num_kv_heads * args.head_dim : 0);
-  }
-  static_cast<__nv_bfloat16*>(args.out)[out_row * rows + column] = __float2bfloat16(value);
-}
-
-__device__ void StoreMiddle(const W4GemmArgs& args, int32_t list_row, int32_t gate_row, float gate,
-                            float up) {
-  const int64_t out_row = args.out_rows == nullptr ? list_row : args.out_rows[list_row];
-  const int64_t width = args.layout.rows / 2;
-  const int64_t feature = gate_row / 16 * 8 + gate_row % 8;
-  if (feature >= width) return;
-  static_cast<__nv_bfloat16*>(args.out)[out_row * width + feature] =
-      __float2bfloat16(SwiGlu<Ptx>(gate, up));
-}
 
 // --- Rung 0 ---
 
@@ -91,59 +47,6 @@ __global__ void __launch_bounds__(kThreads) NaiveW4Kernel(W4GemmArgs args) {
 
 // --- Rung 1 ---
 
-constexpr int StageBytes(int token_tile) {
-  return kW4MaxPanelRows / kW4RecordRows * kW4RecordBytes + token_tile * kTokenPitch;
-}
-
-// The slices that fall to this block, in order: entry i of the ring is slice i while anybody works
-// on it. Copies are at most kMaxStages - 1 groups, and thus slices, ahead of products; one entry
-// more is being prepared. One thread does the long divisions, and nobody keeps a slice in
-// registers.
-constexpr int kRingEntries = 16;
-static_assert(kRingEntries >= kMaxStages + 2);
-
-struct Entry {
-  WorkSlice slice;  // num_groups == 0: the end
-  ExpertTile tile;
-};
-
-struct Schedule {
-  Partition partition;
-  int32_t offsets[kMaxW4Experts + 1];
-  Entry entries[kRingEntries];
-
-  __device__ const Entry& entry(uint32_t i) const { return entries[i % kRingEntries]; }
-};
-
-__device__ void Prepare(const W4GemmArgs& args, int32_t token_tile, uint32_t i,
-                        Schedule& schedule) {
-  const Partition partition = schedule.partition;
-  Entry entry = {};
-  if (i == 0) {
-    entry.slice = FirstSlice(partition, blockIdx.x);
-  } else if (schedule.entry(i - 1).slice.num_groups > 0) {
-    entry.slice = NextSlice(partition, blockIdx.x, schedule.entry(i - 1).slice);
-  }
-  if (entry.slice.num_groups > 0) {
-    entry.tile = FindExpertTile(schedule.offsets, args.num_experts, args.layout.num_panels(),
-                                token_tile, entry.slice.tile);
-  }
-  schedule.entries[i % kRingEntries] = entry;
-}
-
-// Where a walk through the slices is.
-struct Cursor {
-  uint32_t entry = 0;
-  int32_t group = 0;  // within the slice
-
-  __device__ void Advance(const Schedule& schedule) {
-    if (++group == schedule.entry(entry).slice.num_groups) {
-      ++entry;
-      group = 0;
-    }
-  }
-};
-
 template <int kTokenTiles>
 __device__ void CopyStage(const W4GemmArgs& args, const Entry& at, int32_t group_of_slice,
                           std::byte* stage, uint64_t policy) {
@@ -154,7 +57,7 @@ __device__ void CopyStage(const W4GemmArgs& args, const Entry& at, int32_t group
   for (int32_t i = static_cast<int32_t>(threadIdx.x) * 16; i < bytes; i += kThreads * 16) {
     CopyWeightsAsync(stage + i, from + i, policy);
   }
-  std::byte* tokens = stage + kW4MaxPanelRows / kW4RecordRows * kW4RecordBytes;
+  std::byte* tokens = stage + kTokensInStage;
   constexpr int kPerRow = kW4GroupCols / 8;
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kTokenTiles * 8 * kPerRow;
        i += kThreads) {
@@ -170,80 +73,6 @@ __device__ void CopyStage(const W4GemmArgs& args, const Entry& at, int32_t group
 }
 
 template <int kTokenTiles>
-using Sums = SkinnySums<Ptx, kRowTiles, kTokenTiles>;
-
-// Partial sums lie in the order of the threads: [slot][element][thread].
-template <int kTokenTiles>
-constexpr int64_t kSlotFloats = int64_t{kRowTiles} * kTokenTiles * 4 * kThreads;
-
-template <int kTokenTiles>
-__device__ void KeepPartialSums(const SkinnyPlan& plan, const WorkSlice& slice,
-                                const Sums<kTokenTiles>& sums) {
-  float* slot = plan.workspace + slice.slot() * kSlotFloats<kTokenTiles> + threadIdx.x;
-  NIBBLE_UNROLL
-  for (int r = 0; r < kRowTiles; ++r) {
-    NIBBLE_UNROLL
-    for (int n = 0; n < kTokenTiles; ++n) {
-      NIBBLE_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        StoreToL2(slot + ((r * kTokenTiles + n) * 4 + e) * kThreads, sums.value[r][n][e]);
-      }
-    }
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) Raise(plan.flags + slice.slot());
-}
-
-template <int kTokenTiles>
-__device__ void AddPartialSums(const SkinnyPlan& plan, const WorkSlice& slice,
-                               Sums<kTokenTiles>& sums) {
-  for (int32_t i = 0; i < slice.index; ++i) {  // in order: the same bits however long each took
-    const int64_t at = slice.first_slot + i;
-    if (threadIdx.x == 0) WaitUntilRaised(plan.flags + at);
-    __syncthreads();
-    const float* slot = plan.workspace + at * kSlotFloats<kTokenTiles> + threadIdx.x;
-    NIBBLE_UNROLL
-    for (int r = 0; r < kRowTiles; ++r) {
-      NIBBLE_UNROLL
-      for (int n = 0; n < kTokenTiles; ++n) {
-        NIBBLE_UNROLL
-        for (int e = 0; e < 4; ++e) {
-          sums.value[r][n][e] += LoadFromL2(slot + ((r * kTokenTiles + n) * 4 + e) * kThreads);
-        }
-      }
-    }
-    if (threadIdx.x == 0) plan.flags[at] = 0;  // as the next launch expects it
-  }
-}
-
-template <int kTokenTiles>
-__device__ void StoreSums(const W4GemmArgs& args, const ExpertTile& tile, int first_tile,
-                          const Sums<kTokenTiles>& sums) {
-  const auto lane = static_cast<int>(threadIdx.x % 32);
-  const int32_t panel_row = tile.panel * args.layout.panel_rows;
-  NIBBLE_UNROLL
-  for (int n = 0; n < kTokenTiles; ++n) {
-    NIBBLE_UNROLL
-    for (int e = 0; e < 2; ++e) {
-      const int token = SumToken(lane, n, e);
-      if (token >= tile.num_rows) continue;
-      NIBBLE_UNROLL
-      for (int r = 0; r < kRowTiles; ++r) {
-        const int32_t row = panel_row + SumRow(lane, first_tile + r, e);
-        const float upper = sums.value[r][n][e];
-        const float lower = sums.value[r][n][e + 2];
-        if (args.output == W4Output::kSwiGlu) {
-          StoreMiddle(args, tile.first_row + token, row, upper, lower);
-        } else {
-          StoreOutput(args, tile.first_row + token, row, upper);
-          StoreOutput(args, tile.first_row + token, row + 8, lower);
-        }
-      }
-    }
-  }
-}
-
-template <int kTokenTiles>
 __global__ void __launch_bounds__(kThreads, 1)
     SkinnyW4Kernel(W4GemmArgs args, SkinnyPlan plan, int stages) {
   constexpr int32_t kTokens = kTokenTiles * 8;
@@ -254,15 +83,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     schedule.offsets[e] = args.offsets != nullptr ? args.offsets[e] : e * args.num_rows;
   }
   __syncthreads();
-  if (threadIdx.x == 0) {
-    schedule.partition.num_tiles =
-        CountExpertTiles(schedule.offsets, args.num_experts, args.layout.num_panels(), kTokens);
-    schedule.partition.groups_per_tile = static_cast<int32_t>(args.layout.num_groups());
-    schedule.partition.num_ctas = plan.num_ctas;
-    schedule.partition.splits = plan.splits;
-    Prepare(args, kTokens, 0, schedule);
-    Prepare(args, kTokens, 1, schedule);
-  }
+  if (threadIdx.x == 0) Start(args, plan, kTokens, schedule);
   __syncthreads();
 
   // Puts the next group that there is into a stage. Whoever enters a slice prepares the one after
@@ -298,17 +119,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     copy_next(stage == 0 ? stages - 1 : stage - 1);
     if (has_rows) {
       const std::byte* at = ring + stage * StageBytes(kTokens);
-      MultiplyGroup(at, first_tile, at + kW4MaxPanelRows / kW4RecordRows * kW4RecordBytes, sums);
+      MultiplyGroup(at, first_tile, at + kTokensInStage, sums);
     }
     const Entry& at = schedule.entry(multiply.entry);
-    if (multiply.group == at.slice.num_groups - 1) {
-      if (!at.slice.owns_tile()) {
-        KeepPartialSums<kTokenTiles>(plan, at.slice, sums);
-      } else {
-        AddPartialSums<kTokenTiles>(plan, at.slice, sums);
-        if (has_rows) StoreSums<kTokenTiles>(args, at.tile, first_tile, sums);
-      }
-      ClearSums(sums);
+    if (has_rows && multiply.group == at.slice.num_groups - 1) {
+      FinishSlice<kTokenTiles>(args, plan, at, first_tile, sums);
     }
     multiply.Advance(schedule);
     stage = stage + 1 == stages ? 0 : stage + 1;
@@ -317,11 +132,9 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 template <int kTokenTiles>
 cudaError_t LaunchSkinny(const W4GemmArgs& args, const SkinnyPlan& plan, cudaStream_t stream) {
-  constexpr int kStageBytes = StageBytes(8 * kTokenTiles);
-  int stages = (plan.shared_bytes - static_cast<int>(sizeof(Schedule)) - 128) / kStageBytes;
-  stages = stages < kMaxStages ? stages : kMaxStages;
+  const int stages = NumStages(plan, 8 * kTokenTiles);
   if (stages < 2) return cudaErrorInvalidValue;
-  const int bytes = stages * kStageBytes;
+  const int bytes = stages * StageBytes(8 * kTokenTiles);
   auto* const kernel = SkinnyW4Kernel<kTokenTiles>;
   const cudaError_t error = AllowDynamicShared(kernel, bytes);
   if (error != cudaSuccess) return error;
@@ -403,11 +216,12 @@ int64_t WorkspaceFlags(const W4GemmArgs& args, const SkinnyPlan& plan) {
   partition.groups_per_tile = static_cast<int32_t>(args.layout.num_groups());
   partition.num_ctas = plan.num_ctas;
   partition.splits = plan.splits;
-  return partition.num_slots();
+  return partition.num_slots() * kWarps;
 }
 
 int64_t WorkspaceFloats(const W4GemmArgs& args, const SkinnyPlan& plan) {
-  return WorkspaceFlags(args, plan) * kW4MaxPanelRows * TokenTile(args.max_rows_per_expert);
+  return WorkspaceFlags(args, plan) / kWarps * kW4MaxPanelRows *
+         TokenTile(args.max_rows_per_expert);
 }
 
 cudaError_t LaunchSkinnyW4Gemm(const W4GemmArgs& args, const SkinnyPlan& plan,

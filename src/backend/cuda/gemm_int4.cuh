@@ -77,6 +77,11 @@ int64_t WorkspaceFloats(const W4GemmArgs& args, const SkinnyPlan& plan);
 // memory.
 cudaError_t LaunchSkinnyW4Gemm(const W4GemmArgs& args, const SkinnyPlan& plan, cudaStream_t stream);
 
+// Rung 2, for sm_90 and later (elsewhere the kernel traps): a producer warp keeps the ring full
+// with bulk copies, and the warps that multiply wait for nobody but it. The same bits as rung 1,
+// which it is for token tiles of 64.
+cudaError_t LaunchBulkW4Gemm(const W4GemmArgs& args, const SkinnyPlan& plan, cudaStream_t stream);
+
 // One expert's matrix as BF16, row-major [layout.rows, layout.cols], the product of code and scale
 // rounded once: what a library's product of many rows reads.
 struct DequantizeW4Args {

@@ -128,6 +128,70 @@ __device__ __forceinline__ void WaitForCopies(int pending) {
   }
 }
 
+// --- sm_90: bulk copies that report to a barrier in shared memory ---
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+inline constexpr bool kHasBulkCopies = false;
+#else
+inline constexpr bool kHasBulkCopies = true;
+#endif
+
+__device__ inline void Trap() { __trap(); }
+
+// To be called only where kHasBulkCopies.
+
+// A phase of a barrier is over after `count` arrivals and when all bytes that were announced for it
+// have come.
+__device__ inline void InitBarrier(uint64_t* barrier, uint32_t count) {
+  const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(count) : "memory");
+}
+// After the last InitBarrier and before the block's barrier: copies shall see them too.
+__device__ inline void FenceBarriers() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+__device__ inline void Arrive(uint64_t* barrier) {
+  const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
+}
+__device__ inline void ArriveAndExpect(uint64_t* barrier, uint32_t bytes) {
+  const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes)
+               : "memory");
+}
+// By a whole warp: until the phase of this parity is over. Phases count from 0; of a fresh barrier
+// the one before, parity 1, is over.
+__device__ inline void WaitForPhase(uint64_t* barrier, uint32_t parity) {
+  const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
+  uint32_t over;
+  do {
+    asm volatile(
+        "{\n.reg .pred over;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 over, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, over;\n}"
+        : "=r"(over)
+        : "r"(at), "r"(parity)
+        : "memory");
+  } while (over == 0);
+}
+// `bytes`, a multiple of 16, between addresses that are too; the barrier hears of each byte.
+__device__ inline void CopyBulk(std::byte* shared, const void* global, uint32_t bytes,
+                                uint64_t* barrier, uint64_t policy) {
+  const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1], %2, [%3], %4;" ::"r"(to),
+      "l"(global), "r"(bytes), "r"(at), "l"(policy)
+      : "memory");
+}
+__device__ inline uint64_t EvictLast() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
 // A flag that another block waits for. What the block wrote before a barrier and Raise by one of
 // its threads, the others' threads see after WaitUntilRaised by one of theirs and a barrier.
 __device__ inline void Raise(uint32_t* flag) {

@@ -31,7 +31,8 @@ std::vector<std::byte> RandomWeights(const W4Layout& layout, int64_t count) {
 // The products of tokens [first, first + count) of `x`, all with expert 1 of two.
 std::vector<float> Multiply(const W4Layout& layout, const std::vector<std::byte>& weights,
                             const std::vector<__nv_bfloat16>& x, int32_t first, int32_t count,
-                            int32_t splits, int32_t num_ctas) {
+                            int32_t splits, int32_t num_ctas,
+                            decltype(&LaunchSkinnyW4Gemm) launch = LaunchSkinnyW4Gemm) {
   const int32_t offsets[] = {0, 0, count};
   std::vector<float> out(static_cast<size_t>(count * kRows), -1);
   W4GemmArgs args = {};
@@ -53,7 +54,7 @@ std::vector<float> Multiply(const W4Layout& layout, const std::vector<std::byte>
   std::vector<uint32_t> flags(static_cast<size_t>(WorkspaceFlags(args, plan)));
   plan.workspace = workspace.data();
   plan.flags = flags.data();
-  EXPECT_EQ(LaunchSkinnyW4Gemm(args, plan, nullptr), cudaSuccess);
+  EXPECT_EQ(launch(args, plan, nullptr), cudaSuccess);
   for (const uint32_t flag : flags) EXPECT_EQ(flag, 0u);
   return out;
 }
@@ -72,6 +73,17 @@ TEST(SkinnyW4Gemm, FixedSlicesGiveATokenTheSameBitsInAnyBatch) {
             << token << " " << row;
       }
     }
+  }
+}
+
+TEST(SkinnyW4Gemm, BulkCopiesGiveTheSameBits) {
+  const W4Layout layout = MakeW4Layout(kRows, kCols);
+  const std::vector<std::byte> weights = RandomWeights(layout, 2);
+  bench::Random random(3);
+  const std::vector<__nv_bfloat16> x = random.Bf16(20 * kCols, 1);
+  for (const int32_t splits : {0, 2}) {
+    EXPECT_EQ(Multiply(layout, weights, x, 0, 20, splits, 5, LaunchBulkW4Gemm),
+              Multiply(layout, weights, x, 0, 20, splits, 5));
   }
 }
 

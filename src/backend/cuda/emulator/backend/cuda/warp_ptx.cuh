@@ -154,6 +154,86 @@ inline void WaitForCopies(int pending) {
   }
 }
 
+// A barrier in its 64 bits. Bulk copies happen when somebody waits in vain.
+inline constexpr bool kHasBulkCopies = true;
+
+namespace emulator {
+
+struct Barrier {
+  uint8_t count, pending, parity, unused;
+  int32_t bytes;
+
+  void EndPhaseIfOver() {
+    if (pending > 0 || bytes != 0) return;
+    parity ^= 1;
+    pending = count;
+  }
+};
+static_assert(sizeof(Barrier) == sizeof(uint64_t));
+
+inline Barrier& BarrierAt(uint64_t* at) { return *reinterpret_cast<Barrier*>(at); }
+
+struct BulkCopy {
+  std::byte* to;
+  const void* from;
+  uint32_t bytes;
+  uint64_t* barrier;
+};
+inline std::vector<BulkCopy>& BulkCopies() {
+  static std::vector<BulkCopy> copies;
+  return copies;
+}
+
+[[noreturn]] inline void FailBulk(const char* what) {
+  std::fprintf(stderr, "emulated barrier, block %u, thread %u: %s\n", blockIdx.x, threadIdx.x,
+               what);
+  std::abort();
+}
+
+}  // namespace emulator
+
+inline void InitBarrier(uint64_t* barrier, uint32_t count) {
+  const auto small = static_cast<uint8_t>(count);
+  emulator::BarrierAt(barrier) = {small, small, 0, 0, 0};
+}
+inline void FenceBarriers() {}
+inline void Trap() { std::abort(); }
+inline void Arrive(uint64_t* at) {
+  emulator::Barrier& barrier = emulator::BarrierAt(at);
+  if (barrier.pending == 0) emulator::FailBulk("more arrivals than the barrier expects");
+  --barrier.pending;
+  barrier.EndPhaseIfOver();
+}
+inline void ArriveAndExpect(uint64_t* at, uint32_t bytes) {
+  emulator::BarrierAt(at).bytes += static_cast<int32_t>(bytes);
+  Arrive(at);
+}
+inline void WaitForPhase(uint64_t* at, uint32_t parity) {
+  for (int tries = 0;; ++tries) {
+    // As lane 0 sees it: the others may come when it has changed.
+    const bool over = emulator::BarrierAt(at).parity != parity;
+    if (__shfl_sync(0xffffffffu, static_cast<int>(over), 0) != 0) return;
+    if (emulator::LaneIndex() == 0) {
+      for (const emulator::BulkCopy& copy : emulator::BulkCopies()) {
+        std::memcpy(copy.to, copy.from, copy.bytes);
+        emulator::BarrierAt(copy.barrier).bytes -= static_cast<int32_t>(copy.bytes);
+        emulator::BarrierAt(copy.barrier).EndPhaseIfOver();
+      }
+      emulator::BulkCopies().clear();
+    }
+    if (tries > 100000) emulator::FailBulk("nobody ends the phase that is waited for");
+  }
+}
+inline void CopyBulk(std::byte* shared, const void* global, uint32_t bytes, uint64_t* barrier,
+                     uint64_t) {
+  if (reinterpret_cast<uintptr_t>(shared) % 16 != 0 ||
+      reinterpret_cast<uintptr_t>(global) % 16 != 0 || bytes % 16 != 0) {
+    emulator::FailBulk("a bulk copy is not aligned");
+  }
+  emulator::BulkCopies().push_back({shared, global, bytes, barrier});
+}
+inline uint64_t EvictLast() { return 0; }
+
 // Blocks run one after the other: who waits for a block that comes later waits for ever.
 inline void Raise(uint32_t* flag) { *flag = 1; }
 inline void WaitUntilRaised(const uint32_t* flag) {

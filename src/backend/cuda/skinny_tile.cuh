@@ -1,0 +1,230 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "backend/cuda/gemm_int4.cuh"
+#include "backend/cuda/skinny_gemm-inl.h"
+#include "backend/cuda/stream_k.h"
+#include "backend/cuda/warp_ptx.cuh"
+
+// What the skinny kernels have in common, whichever way their data comes to shared memory: which
+// slices a block computes, how partial sums are handed over, and what becomes of the sums. Eight
+// warps work on a panel of up to 256 rows, each on two tiles of 16 rows of its own.
+namespace nibble::cuda {
+
+inline constexpr int kWarps = 8;
+inline constexpr int kThreads = 32 * kWarps;
+inline constexpr int kRowTiles = kW4MaxPanelRows / kW4TileRows / kWarps;  // of a warp
+inline constexpr int kMaxStages = 8;
+
+__device__ inline int64_t XRow(const W4GemmArgs& args, int32_t row) {
+  return args.x_rows == nullptr ? row : args.x_rows[row] / args.x_rows_per;
+}
+
+// Stores the sums of one list row: a value of a row of the weight, or, for SwiGLU, of the rows of
+// gate and up that belong together.
+__device__ inline void StoreOutput(const W4GemmArgs& args, int32_t list_row, int32_t weight_row,
+                                   float value) {
+  const int64_t out_row = args.out_rows == nullptr ? list_row : args.out_rows[list_row];
+  const auto rows = static_cast<int32_t>(args.layout.rows);
+  if (weight_row >= rows) return;
+  if (args.output == W4Output::kF32) {
+    if (args.out_weights != nullptr) value *= args.out_weights[out_row];
+    static_cast<float*>(args.out)[out_row * rows + weight_row] = value;
+    return;
+  }
+  int64_t column = weight_row;
+  if (args.head_dim > 0) {
+    const W4SourceRow source =
+        QkvSource(weight_row, args.num_heads, args.num_kv_heads, args.head_dim);
+    column = source.row + (source.part > 0 ? args.num_heads * args.head_dim : 0) +
+             (source.part > 1 ? args.num_kv_heads * args.head_dim : 0);
+  }
+  static_cast<__nv_bfloat16*>(args.out)[out_row * rows + column] = __float2bfloat16(value);
+}
+
+__device__ inline void StoreMiddle(const W4GemmArgs& args, int32_t list_row, int32_t gate_row,
+                                   float gate, float up) {
+  const int64_t out_row = args.out_rows == nullptr ? list_row : args.out_rows[list_row];
+  const int64_t width = args.layout.rows / 2;
+  const int64_t feature = gate_row / 16 * 8 + gate_row % 8;
+  if (feature >= width) return;
+  static_cast<__nv_bfloat16*>(args.out)[out_row * width + feature] =
+      __float2bfloat16(SwiGlu<Ptx>(gate, up));
+}
+
+// A stage of the ring: one group of a panel, then of the tokens.
+inline constexpr int kTokensInStage = kW4MaxPanelRows / kW4RecordRows * kW4RecordBytes;
+constexpr int StageBytes(int token_tile) { return kTokensInStage + token_tile * kTokenPitch; }
+
+// The slices that fall to this block, in order: entry i of the ring is slice i while anybody works
+// on it. Copies are at most kMaxStages - 1 groups, and thus slices, ahead of products; one entry
+// more is being prepared. One thread does the long divisions, and nobody keeps a slice in
+// registers.
+inline constexpr int kRingEntries = 16;
+static_assert(kRingEntries >= kMaxStages + 2);
+
+struct Entry {
+  WorkSlice slice;  // num_groups == 0: the end
+  ExpertTile tile;
+};
+
+struct Schedule {
+  Partition partition;
+  int32_t offsets[kMaxW4Experts + 1];
+  Entry entries[kRingEntries];
+
+  __device__ const Entry& entry(uint32_t i) const { return entries[i % kRingEntries]; }
+};
+
+__device__ inline void Prepare(const W4GemmArgs& args, int32_t token_tile, uint32_t i,
+                               Schedule& schedule) {
+  const Partition partition = schedule.partition;
+  Entry entry = {};
+  if (i == 0) {
+    entry.slice = FirstSlice(partition, blockIdx.x);
+  } else if (schedule.entry(i - 1).slice.num_groups > 0) {
+    entry.slice = NextSlice(partition, blockIdx.x, schedule.entry(i - 1).slice);
+  }
+  if (entry.slice.num_groups > 0) {
+    entry.tile = FindExpertTile(schedule.offsets, args.num_experts, args.layout.num_panels(),
+                                token_tile, entry.slice.tile);
+  }
+  schedule.entries[i % kRingEntries] = entry;
+}
+
+// Stages that fit into a block's shared memory beside the schedule and the barriers of a ring.
+inline int NumStages(const SkinnyPlan& plan, int token_tile) {
+  constexpr int kBeside = static_cast<int>(sizeof(Schedule)) + 2 * 8 * kMaxStages + 128;
+  const int stages = (plan.shared_bytes - kBeside) / StageBytes(token_tile);
+  return stages < kMaxStages ? stages : kMaxStages;
+}
+
+// By one thread of the block, when the offsets are there; a barrier follows.
+__device__ inline void Start(const W4GemmArgs& args, const SkinnyPlan& plan, int32_t token_tile,
+                             Schedule& schedule) {
+  schedule.partition.num_tiles =
+      CountExpertTiles(schedule.offsets, args.num_experts, args.layout.num_panels(), token_tile);
+  schedule.partition.groups_per_tile = static_cast<int32_t>(args.layout.num_groups());
+  schedule.partition.num_ctas = plan.num_ctas;
+  schedule.partition.splits = plan.splits;
+  Prepare(args, token_tile, 0, schedule);
+  Prepare(args, token_tile, 1, schedule);
+}
+
+// Where a walk through the slices is.
+struct Cursor {
+  uint32_t entry = 0;
+  int32_t group = 0;  // within the slice
+
+  __device__ void Advance(const Schedule& schedule) {
+    if (++group == schedule.entry(entry).slice.num_groups) {
+      ++entry;
+      group = 0;
+    }
+  }
+};
+
+// Where in the ring of stages somebody is, and the parity of the round.
+struct RingPlace {
+  int stage = 0;
+  uint32_t parity = 0;
+
+  __device__ void Advance(int stages) {
+    if (++stage < stages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+
+template <int kTokenTiles>
+using Sums = SkinnySums<Ptx, kRowTiles, kTokenTiles>;
+
+// Partial sums lie in the order of the threads: [slot][element][thread]. A warp's rows are its own,
+// so warps hand over to their likes, one flag each, and no block waits as a whole.
+template <int kTokenTiles>
+constexpr int64_t kSlotFloats = int64_t{kRowTiles} * kTokenTiles * 4 * kThreads;
+
+template <int kTokenTiles>
+__device__ void KeepPartialSums(const SkinnyPlan& plan, const WorkSlice& slice,
+                                const Sums<kTokenTiles>& sums) {
+  float* slot = plan.workspace + slice.slot() * kSlotFloats<kTokenTiles> + threadIdx.x;
+  NIBBLE_UNROLL
+  for (int r = 0; r < kRowTiles; ++r) {
+    NIBBLE_UNROLL
+    for (int n = 0; n < kTokenTiles; ++n) {
+      NIBBLE_UNROLL
+      for (int e = 0; e < 4; ++e) {
+        StoreToL2(slot + ((r * kTokenTiles + n) * 4 + e) * kThreads, sums.value[r][n][e]);
+      }
+    }
+  }
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) Raise(plan.flags + slice.slot() * kWarps + threadIdx.x / 32);
+}
+
+template <int kTokenTiles>
+__device__ void AddPartialSums(const SkinnyPlan& plan, const WorkSlice& slice,
+                               Sums<kTokenTiles>& sums) {
+  for (int32_t i = 0; i < slice.index; ++i) {  // in order: the same bits however long each took
+    const int64_t at = slice.first_slot + i;
+    uint32_t* flag = plan.flags + at * kWarps + threadIdx.x / 32;
+    if (threadIdx.x % 32 == 0) WaitUntilRaised(flag);
+    __syncwarp();
+    const float* slot = plan.workspace + at * kSlotFloats<kTokenTiles> + threadIdx.x;
+    NIBBLE_UNROLL
+    for (int r = 0; r < kRowTiles; ++r) {
+      NIBBLE_UNROLL
+      for (int n = 0; n < kTokenTiles; ++n) {
+        NIBBLE_UNROLL
+        for (int e = 0; e < 4; ++e) {
+          sums.value[r][n][e] += LoadFromL2(slot + ((r * kTokenTiles + n) * 4 + e) * kThreads);
+        }
+      }
+    }
+    if (threadIdx.x % 32 == 0) *flag = 0;  // as the next launch expects it
+  }
+}
+
+template <int kTokenTiles>
+__device__ void StoreSums(const W4GemmArgs& args, const ExpertTile& tile, int first_tile,
+                          const Sums<kTokenTiles>& sums) {
+  const auto lane = static_cast<int>(threadIdx.x % 32);
+  const int32_t panel_row = tile.panel * args.layout.panel_rows;
+  NIBBLE_UNROLL
+  for (int n = 0; n < kTokenTiles; ++n) {
+    NIBBLE_UNROLL
+    for (int e = 0; e < 2; ++e) {
+      const int token = SumToken(lane, n, e);
+      if (token >= tile.num_rows) continue;
+      NIBBLE_UNROLL
+      for (int r = 0; r < kRowTiles; ++r) {
+        const int32_t row = panel_row + SumRow(lane, first_tile + r, e);
+        const float upper = sums.value[r][n][e];
+        const float lower = sums.value[r][n][e + 2];
+        if (args.output == W4Output::kSwiGlu) {
+          StoreMiddle(args, tile.first_row + token, row, upper, lower);
+        } else {
+          StoreOutput(args, tile.first_row + token, row, upper);
+          StoreOutput(args, tile.first_row + token, row + 8, lower);
+        }
+      }
+    }
+  }
+}
+
+// Hands over or stores the sums of a slice that is done, and clears them for the next.
+template <int kTokenTiles>
+__device__ void FinishSlice(const W4GemmArgs& args, const SkinnyPlan& plan, const Entry& at,
+                            int first_tile, Sums<kTokenTiles>& sums) {
+  if (at.slice.owns_tile()) {
+    AddPartialSums<kTokenTiles>(plan, at.slice, sums);
+    StoreSums<kTokenTiles>(args, at.tile, first_tile, sums);
+  } else {
+    KeepPartialSums<kTokenTiles>(plan, at.slice, sums);
+  }
+  ClearSums(sums);
+}
+
+}  // namespace nibble::cuda
