@@ -10,6 +10,7 @@ namespace {
 struct AttentionShape {
   std::vector<SequenceRows> sequences;
   int32_t padding, page_tokens, q_heads, kv_heads, head_dim, window;
+  bool int8 = false;
 };
 
 class Attention final : public Problem {
@@ -20,11 +21,16 @@ class Attention final : public Problem {
                           shape.head_dim, random);
     const int64_t elements = int64_t{step_.rows()} * shape.q_heads * shape.head_dim;
     q_ = random.Bf16(elements, 1);
-    cache_ = random.Bf16(step_.shape.elements(), 1);
+    cache_ = RandomPages(step_.shape, shape.int8, random);
     PoisonUnusedSlots();
     scale_ = static_cast<float>(1 / std::sqrt(shape.head_dim));
     args_.q = Input("q", q_);
-    args_.cache = Input("cache", cache_);
+    if (shape.int8) {
+      args_.cache.elements = const_cast<int8_t*>(Input("codes", cache_.codes));
+      args_.cache.scales = const_cast<float*>(Input("scales", cache_.scales));
+    } else {
+      args_.cache.elements = const_cast<__nv_bfloat16*>(Input("cache", cache_.elements));
+    }
     args_.positions = Input("positions", step_.positions);
     args_.sequences = Input("sequences", step_.sequences);
     args_.table = step_.table(Input("pages", step_.pages));
@@ -37,7 +43,7 @@ class Attention final : public Problem {
     bytes_ = 4.0 * static_cast<double>(elements);
     for (const SequenceRows& s : shape.sequences) {
       const double keys = s.rows * (s.context - 0.5 * (s.rows - 1));
-      bytes_ += 4.0 * s.context * shape.kv_heads * shape.head_dim;
+      bytes_ += 2 * cache_.bytes_per_element() * s.context * shape.kv_heads * shape.head_dim;
       operations_ += 4.0 * keys * shape.q_heads * shape.head_dim;
     }
   }
@@ -58,7 +64,7 @@ class Attention final : public Problem {
           double score = 0;
           const size_t key = step_.KeyAt(sequence, p, kv_head);
           for (size_t d = 0; d < head_dim; ++d)
-            score += ToDouble(q_[query + d]) * ToDouble(cache_[key + d]);
+            score += ToDouble(q_[query + d]) * cache_.At(key + d);
           scores.push_back(score * static_cast<double>(scale_));
         }
         double total = 0;
@@ -66,7 +72,7 @@ class Attention final : public Problem {
           const double weight =
               std::exp(scores[i] - *std::max_element(scores.begin(), scores.end()));
           const size_t value = step_.ValueAt(sequence, first + static_cast<int32_t>(i), kv_head);
-          for (size_t d = 0; d < head_dim; ++d) sums[d] += weight * ToDouble(cache_[value + d]);
+          for (size_t d = 0; d < head_dim; ++d) sums[d] += weight * cache_.At(value + d);
           total += weight;
         }
         for (const double sum : sums) expected["out"].push_back(scores.empty() ? 0 : sum / total);
@@ -77,24 +83,31 @@ class Attention final : public Problem {
  private:
   // NaN in every slot that no token of the step has: whoever reads one shows it.
   void PoisonUnusedSlots() {
-    std::vector<bool> used(cache_.size());
+    const auto head_dim = static_cast<size_t>(shape_.head_dim);
+    std::vector<bool> used(static_cast<size_t>(step_.shape.runs()));
     for (size_t s = 0; s < shape_.sequences.size(); ++s) {
       for (int32_t p = 0; p < shape_.sequences[s].context; ++p) {
         for (int32_t head = 0; head < 2 * shape_.kv_heads; ++head) {
-          const size_t at = step_.KeyAt(static_cast<int32_t>(s), p, head);
-          std::fill_n(used.begin() + static_cast<std::ptrdiff_t>(at), shape_.head_dim, true);
+          used[step_.KeyAt(static_cast<int32_t>(s), p, head) / head_dim] = true;
         }
       }
     }
-    for (size_t i = 0; i < cache_.size(); ++i) {
-      if (!used[i]) cache_[i] = __float2bfloat16(NAN);
+    for (size_t run = 0; run < used.size(); ++run) {
+      if (used[run]) continue;
+      if (shape_.int8) {
+        cache_.scales[run] = NAN;
+      } else {
+        std::fill_n(cache_.elements.begin() + static_cast<std::ptrdiff_t>(run * head_dim), head_dim,
+                    __float2bfloat16(NAN));
+      }
     }
   }
 
   AttentionShape shape_;
   PagedStep step_;
   float scale_ = 0;
-  std::vector<__nv_bfloat16> q_, cache_;
+  std::vector<__nv_bfloat16> q_;
+  HostPages cache_;
   AttentionArgs args_ = {};
 };
 
@@ -102,8 +115,10 @@ class Attention final : public Problem {
 
 std::vector<Case> AttentionCases() {
   std::vector<Case> cases;
-  const auto add = [&](const AttentionShape& shape, const std::string& name, bool small) {
+  const auto add = [&](AttentionShape shape, const std::string& name, bool small) {
     AddCase<Attention>(cases, "attention", name, shape, small);
+    shape.int8 = true;
+    AddCase<Attention>(cases, "attention_int8", name, shape, small);
   };
   add({{{1, 1}}, 0, 4, 2, 2, 32, 0}, "tiny", true);
   add({{{1, 17}, {5, 9}, {3, 3}}, 2, 4, 6, 2, 64, 0}, "ragged, padded", true);

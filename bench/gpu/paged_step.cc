@@ -52,4 +52,19 @@ PagedStep MakePagedStep(const std::vector<SequenceRows>& sequences, int32_t padd
   return step;
 }
 
+HostPages RandomPages(const PageShape& shape, bool int8, Random& random) {
+  HostPages pages;
+  if (!int8) {
+    pages.elements = random.Bf16(shape.elements(), 1);
+    return pages;
+  }
+  for (int64_t i = 0; i < shape.elements(); ++i) {
+    pages.codes.push_back(static_cast<int8_t>(random.Below(255) - 127));
+  }
+  for (int64_t run = 0; run < shape.runs(); ++run) {
+    pages.scales.push_back(static_cast<float>((0.5 + random.Uniform()) / 73));
+  }
+  return pages;
+}
+
 }  // namespace nibble::cuda::bench

@@ -35,4 +35,24 @@ struct SequenceRows {
 PagedStep MakePagedStep(const std::vector<SequenceRows>& sequences, int32_t padding,
                         int32_t page_tokens, int32_t kv_heads, int32_t head_dim, Random& random);
 
+// What is in the pages, bf16 or int8, as PageData says.
+struct HostPages {
+  std::vector<__nv_bfloat16> elements;  // or empty, and
+  std::vector<int8_t> codes;
+  std::vector<float> scales;  // a run
+
+  double At(size_t i) const {
+    if (scales.empty()) return ToDouble(elements[i]);
+    const size_t run_elements = codes.size() / scales.size();
+    return ToDouble(codes[i]) * static_cast<double>(scales[i / run_elements]);
+  }
+  double bytes_per_element() const {
+    if (scales.empty()) return 2;
+    return 1 + 4 * static_cast<double>(scales.size()) / static_cast<double>(codes.size());
+  }
+};
+
+// Elements of deviation 1.
+HostPages RandomPages(const PageShape& shape, bool int8, Random& random);
+
 }  // namespace nibble::cuda::bench

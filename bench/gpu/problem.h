@@ -166,6 +166,7 @@ class Random {
 };
 
 inline double ToDouble(__nv_bfloat16 value) { return static_cast<double>(__bfloat162float(value)); }
+inline double ToDouble(int8_t value) { return static_cast<double>(value); }
 inline double RoundToBf16(double value) {
   return static_cast<double>(static_cast<float>(BFloat16(static_cast<float>(value))));
 }

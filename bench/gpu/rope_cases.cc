@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "backend/cuda/rope.cuh"
@@ -9,6 +10,7 @@ namespace {
 struct RopeShape {
   std::vector<SequenceRows> sequences;
   int32_t padding, page_tokens, q_heads, kv_heads, head_dim;
+  bool int8 = false;
 };
 
 class RopeStore final : public Problem {
@@ -27,7 +29,12 @@ class RopeStore final : public Problem {
     }
     qkv_ = random.Bf16(
         int64_t{step_.rows()} * (shape.q_heads + 2 * shape.kv_heads) * shape.head_dim, 1);
-    cache_ = random.Bf16(step_.shape.elements(), 1);
+    if (shape.int8) {  // the first two values of the first token: too small, and not finite
+      const auto values = qkv_.begin() + int64_t{shape.q_heads + shape.kv_heads} * shape.head_dim;
+      std::fill_n(values, shape.head_dim, __float2bfloat16(1e-38f));
+      if (shape.kv_heads > 1) values[shape.head_dim + 1] = __float2bfloat16(-INFINITY);
+    }
+    cache_ = RandomPages(step_.shape, shape.int8, random);
     const auto q_elements =
         static_cast<size_t>(step_.rows()) * static_cast<size_t>(shape.q_heads * shape.head_dim);
     args_.qkv = Input("qkv", qkv_);
@@ -37,7 +44,12 @@ class RopeStore final : public Problem {
     args_.table = step_.table(Input("pages", step_.pages));
     args_.shape = step_.shape;
     args_.q = Output<__nv_bfloat16>("q", q_elements, 2e-3);
-    args_.cache = InOut("cache", cache_, 2e-3);
+    if (shape.int8) {
+      args_.cache.elements = InOut("codes", cache_.codes, 2e-3);
+      args_.cache.scales = InOut("scales", cache_.scales, 1e-6);
+    } else {
+      args_.cache.elements = InOut("cache", cache_.elements, 2e-3);
+    }
     args_.rows = step_.rows();
     args_.q_heads = shape.q_heads;
     bytes_ = 4.0 * static_cast<double>(qkv_.size()) + 4.0 * step_.rows() * shape.head_dim;
@@ -48,8 +60,12 @@ class RopeStore final : public Problem {
 
   // The whole cache is expected: what does not belong to the step's tokens is as it was.
   void Twin(std::map<std::string, Doubles>& expected) const override {
-    Doubles& cache = expected["cache"];
-    for (const __nv_bfloat16 value : cache_) cache.push_back(ToDouble(value));
+    const bool int8 = !cache_.scales.empty();
+    Doubles& cache = expected[int8 ? "codes" : "cache"];
+    Doubles& scales = expected["scales"];
+    for (const __nv_bfloat16 value : cache_.elements) cache.push_back(ToDouble(value));
+    for (const int8_t code : cache_.codes) cache.push_back(ToDouble(code));
+    scales.assign(cache_.scales.begin(), cache_.scales.end());
     const int32_t head_dim = step_.shape.head_dim;
     const int32_t half = head_dim / 2;
     const int32_t kv_heads = step_.shape.kv_heads;
@@ -79,6 +95,7 @@ class RopeStore final : public Problem {
           const bool key = head < q_heads_ + kv_heads;
           const size_t to = key ? step_.KeyAt(sequence, position, head - q_heads_)
                                 : step_.ValueAt(sequence, position, head - q_heads_ - kv_heads);
+          if (int8) scales[to / static_cast<size_t>(head_dim)] = ToCodes(rotated);
           std::copy(rotated.begin(), rotated.end(),
                     cache.begin() + static_cast<std::ptrdiff_t>(to));
         }
@@ -87,10 +104,21 @@ class RopeStore final : public Problem {
   }
 
  private:
+  // In place; returns the scale.
+  static double ToCodes(Doubles& values) {
+    double largest = 0;
+    for (const double value : values) largest = std::max(largest, std::abs(value));
+    const double scale = largest / 127;
+    const bool codes = std::isfinite(scale) && scale >= 1e-37;
+    for (double& value : values) value = codes ? std::nearbyint(value / scale) : 0;
+    return codes ? scale : std::isfinite(scale) ? 0 : static_cast<double>(NAN);
+  }
+
   int32_t q_heads_;
   PagedStep step_;
   std::vector<float2> cos_sin_;
-  std::vector<__nv_bfloat16> qkv_, cache_;
+  std::vector<__nv_bfloat16> qkv_;
+  HostPages cache_;
   RopeStoreArgs args_ = {};
 };
 
@@ -98,8 +126,10 @@ class RopeStore final : public Problem {
 
 std::vector<Case> RopeCases() {
   std::vector<Case> cases;
-  const auto add = [&](const RopeShape& shape, const std::string& name) {
+  const auto add = [&](RopeShape shape, const std::string& name) {
     AddCase<RopeStore>(cases, "rope_store", name, shape, shape.head_dim < 128);
+    shape.int8 = true;
+    AddCase<RopeStore>(cases, "rope_store_int8", name, shape, shape.head_dim < 128);
   };
   add({{{1, 1}}, 0, 4, 2, 1, 8}, "tiny");
   add({{{1, 7}, {5, 9}, {3, 3}, {1, 16}}, 3, 4, 6, 2, 32}, "ragged, padded");

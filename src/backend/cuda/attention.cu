@@ -10,8 +10,27 @@ namespace {
 
 constexpr int kWarps = 4;
 
-// kPerLane: head_dim / 32.
-template <int kPerLane>
+// The key or value of one token and head.
+template <typename Element>
+struct Run {
+  const Element* elements;
+  float scale = 1;
+
+  __device__ Run(const PageData& cache, int64_t offset, int head_dim)
+      : elements(static_cast<const Element*>(cache.elements) + offset) {
+    if constexpr (sizeof(Element) == 1) scale = cache.scales[offset / head_dim];
+  }
+  __device__ float Unscaled(int i) const {
+    if constexpr (sizeof(Element) == 1) {
+      return static_cast<float>(elements[i]);
+    } else {
+      return __bfloat162float(elements[i]);
+    }
+  }
+};
+
+// kPerLane: head_dim / 32. Element: __nv_bfloat16 or int8_t.
+template <typename Element, int kPerLane>
 __global__ void __launch_bounds__(kWarps * 32) AttentionKernel(AttentionArgs args) {
   const int64_t row = blockIdx.x;
   const int head = static_cast<int>(blockIdx.y * kWarps + threadIdx.x / 32);
@@ -36,17 +55,18 @@ __global__ void __launch_bounds__(kWarps * 32) AttentionKernel(AttentionArgs arg
   for (int position = first; position <= last; ++position) {
     const int64_t page = args.table.PageOf(sequence, position, shape.page_tokens);
     const int slot = position % shape.page_tokens;
-    const __nv_bfloat16* key = args.cache + shape.KeyOffset(page, kv_head, slot) + lane;
-    const __nv_bfloat16* value = args.cache + shape.ValueOffset(page, kv_head, slot) + lane;
+    const Run<Element> key(args.cache, shape.KeyOffset(page, kv_head, slot), shape.head_dim);
+    const Run<Element> value(args.cache, shape.ValueOffset(page, kv_head, slot), shape.head_dim);
     float product = 0;
-    for (int i = 0; i < kPerLane; ++i) product += query[i] * __bfloat162float(key[32 * i]);
-    const float score = WarpSum(product);
+    for (int i = 0; i < kPerLane; ++i) product += query[i] * key.Unscaled(lane + 32 * i);
+    const float score = WarpSum(product) * key.scale;
     const float new_largest = fmaxf(largest, score);
     const float shrink = expf(largest - new_largest);  // 0 at the first key
     const float weight = expf(score - new_largest);
     total = total * shrink + weight;
+    const float scaled_weight = weight * value.scale;
     for (int i = 0; i < kPerLane; ++i) {
-      sums[i] = sums[i] * shrink + weight * __bfloat162float(value[32 * i]);
+      sums[i] = sums[i] * shrink + scaled_weight * value.Unscaled(lane + 32 * i);
     }
     largest = new_largest;
   }
@@ -55,21 +75,27 @@ __global__ void __launch_bounds__(kWarps * 32) AttentionKernel(AttentionArgs arg
   }
 }
 
-}  // namespace
-
-cudaError_t LaunchAttention(const AttentionArgs& args, cudaStream_t stream) {
+template <typename Element>
+cudaError_t LaunchOver(const AttentionArgs& args, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(args.rows),
                   static_cast<unsigned>((args.q_heads + kWarps - 1) / kWarps));
   switch (args.shape.head_dim) {
     case 32:
-      return Launch(AttentionKernel<1>, grid, dim3(kWarps * 32), stream, args);
+      return Launch(AttentionKernel<Element, 1>, grid, dim3(kWarps * 32), stream, args);
     case 64:
-      return Launch(AttentionKernel<2>, grid, dim3(kWarps * 32), stream, args);
+      return Launch(AttentionKernel<Element, 2>, grid, dim3(kWarps * 32), stream, args);
     case 128:
-      return Launch(AttentionKernel<4>, grid, dim3(kWarps * 32), stream, args);
+      return Launch(AttentionKernel<Element, 4>, grid, dim3(kWarps * 32), stream, args);
     default:
       return cudaErrorInvalidValue;
   }
+}
+
+}  // namespace
+
+cudaError_t LaunchAttention(const AttentionArgs& args, cudaStream_t stream) {
+  return args.cache.scales == nullptr ? LaunchOver<__nv_bfloat16>(args, stream)
+                                      : LaunchOver<int8_t>(args, stream);
 }
 
 }  // namespace nibble::cuda

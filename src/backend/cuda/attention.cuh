@@ -13,10 +13,10 @@ namespace nibble::cuda {
 // sees the tokens of its sequence from position - window + 1 (or 0) to its own position, all of
 // which are in the pages. Softmax and sums in fp32.
 struct AttentionArgs {
-  const __nv_bfloat16* q;      // [rows, q_heads * head_dim], rotated
-  const __nv_bfloat16* cache;  // the layer's pages
-  const int32_t* positions;    // [rows]
-  const int32_t* sequences;    // [rows]; kPaddingRow: the result is zero
+  const __nv_bfloat16* q;    // [rows, q_heads * head_dim], rotated
+  PageData cache;            // of the layer, only read
+  const int32_t* positions;  // [rows]
+  const int32_t* sequences;  // [rows]; kPaddingRow: the result is zero
   PageTable table;
   PageShape shape;     // head_dim 32, 64 or 128; kv_heads divides q_heads
   __nv_bfloat16* out;  // [rows, q_heads * head_dim]

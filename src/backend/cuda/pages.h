@@ -11,7 +11,7 @@ namespace nibble::cuda {
 // page for it, no expert runs on it, and what is computed in it is zero.
 constexpr int32_t kPaddingRow = -1;
 
-// The pages of one layer: [page][keys, values][kv head][page_tokens][head_dim], bf16.
+// The pages of one layer: [page][keys, values][kv head][page_tokens][head_dim].
 struct PageShape {
   int32_t num_pages = 0;
   int32_t page_tokens = 64;
@@ -26,6 +26,16 @@ struct PageShape {
     return KeyOffset(page, head + kv_heads, slot);
   }
   NIBBLE_HOST_DEVICE constexpr int64_t elements() const { return KeyOffset(num_pages, 0, 0); }
+  // Keys and values of one token and head, head_dim elements each; those at `offset` are run
+  // offset / head_dim.
+  NIBBLE_HOST_DEVICE constexpr int64_t runs() const { return elements() / head_dim; }
+};
+
+// What the pages hold: bf16 elements, or int8 codes and for each run a scale, element = code *
+// scale. A run with an element that is not finite has scale NaN, one too small to be divided 0.
+struct PageData {
+  void* elements = nullptr;  // __nv_bfloat16 or int8_t, as PageShape says
+  float* scales = nullptr;   // [runs]; null: the elements are bf16
 };
 
 // The pages of each sequence in order: position p of sequence s is slot p % page_tokens of page

@@ -19,7 +19,8 @@ TEST(Pages, EveryKeyAndValueHasARunOfItsOwn) {
       }
     }
   }
-  EXPECT_EQ(static_cast<int64_t>(starts.size()) * shape.head_dim, shape.elements());
+  EXPECT_EQ(static_cast<int64_t>(starts.size()), shape.runs());
+  EXPECT_EQ(shape.runs() * shape.head_dim, shape.elements());
   for (const int64_t start : starts) EXPECT_EQ(start % shape.head_dim, 0);
   EXPECT_EQ(*starts.begin(), 0);
   EXPECT_EQ(*starts.rbegin() + shape.head_dim, shape.elements());

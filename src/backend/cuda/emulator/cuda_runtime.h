@@ -12,6 +12,7 @@
 #include <math.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -80,6 +81,8 @@ inline int atomicAdd(int* address, int value) {
   return before;
 }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline uint32_t __float_as_uint(float x) { return std::bit_cast<uint32_t>(x); }
+inline float __uint_as_float(uint32_t x) { return std::bit_cast<float>(x); }
 using std::max;
 using std::min;
 
