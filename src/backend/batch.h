@@ -28,6 +28,10 @@ struct Batch {
   }
 };
 
+// Tokens a KV block, unless somebody asks for another size: all the keys of a head that attention
+// takes at once then lie together, which is what memory is fastest at.
+inline constexpr int64_t kKvBlockSize = 64;
+
 // The KV pages of one layer. A KV block holds block_size tokens: a part for the keys of each head,
 // then one for the values of each head. Inside a part, for n = 4 / (bytes of an element):
 //
@@ -50,7 +54,7 @@ struct KvPages {
   void* data = nullptr;
   DType dtype = DType::kF32;  // kF32, kBF16 or kI8
   int64_t num_blocks = 0;
-  int64_t block_size = 16;  // tokens a block
+  int64_t block_size = kKvBlockSize;  // tokens a block
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;
 

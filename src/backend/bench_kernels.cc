@@ -97,8 +97,13 @@ class Bench {
                      : PackedWeight(*backend_, bits, rows);
   }
 
+  bool Wanted(const std::string& name) const {
+    return name.find(options_.filter) != std::string::npos;
+  }
+
   void Multiply(const std::string& name, const Weight& weight, int64_t tokens,
                 const std::string& unit, double amount, double roof) {
+    if (!Wanted(name)) return;
     const Activation a = Filled(*backend_, tokens, kCols);
     Activation x = Filled(*backend_, tokens, weight.rows());
     Add(name, unit, amount, roof, [&] { backend_->ProjectResidual(a, weight, x); });
@@ -119,7 +124,7 @@ class Bench {
               static_cast<int32_t>(context - tokens));
     batch.starts = {0, static_cast<int32_t>(tokens)};
     batch.context_lengths = {static_cast<int32_t>(context)};
-    batch.max_blocks = static_cast<int32_t>((context + 15) / 16);
+    batch.max_blocks = static_cast<int32_t>((context + kKvBlockSize - 1) / kKvBlockSize);
     batch.block_table.resize(static_cast<size_t>(batch.max_blocks));
     std::iota(batch.block_table.begin(), batch.block_table.end(), 0);
     return batch;
@@ -134,10 +139,12 @@ class Bench {
   // Attention of the last `tokens` of a context. The layers of a cache take turns, so that together
   // they are as large as the weights of a one-row product; each holds the same pages.
   template <typename Amount>
-  void Attend(const std::string& name, const Heads& heads, DType dtype, int64_t context,
+  void Attend(const std::string& prefix, const Heads& heads, DType dtype, int64_t context,
               int64_t tokens, const std::string& unit, double roof, const Amount& amount) {
+    const std::string name = prefix + ", " + heads.name + " heads";
+    if (!Wanted(name)) return;
     KvPages kv{.dtype = dtype,
-               .num_blocks = (context + 15) / 16,
+               .num_blocks = (context + kKvBlockSize - 1) / kKvBlockSize,
                .num_kv_heads = heads.kv,
                .head_dim = 128};
     const int64_t layer_bytes = kv.num_blocks * kv.bytes_per_block();
@@ -150,7 +157,7 @@ class Bench {
     Activation out = backend_->MakeActivation(tokens, q.cols);
     int64_t layer = 0;
     backend_->BeginStep(batch);
-    Add(name + ", " + heads.name + " heads", unit, amount(layer_bytes), roof, [&] {
+    Add(name, unit, amount(layer_bytes), roof, [&] {
       kv.data = static_cast<std::byte*>(pages.data()) + layer++ % layers * layer_bytes;
       backend_->Attention(q, kv, 0, out);
     });

@@ -31,6 +31,7 @@ struct KernelReport {
 struct KernelBenchOptions {
   BackendOptions backend;
   int repeats = 9;
+  std::string filter = {};                    // only kernels whose name has this part
   int64_t weight_bytes = int64_t{256} << 20;  // read by a one-row product; beyond the caches
   int64_t context = 8192;  // keys of decode attention; prompts of a sixteenth and half of it
 };

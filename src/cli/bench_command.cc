@@ -21,6 +21,7 @@ struct BenchOptions {
   int64_t context = 512;  // before decoding
   int64_t sequences = 1;  // that decode together
   std::string kv_cache_dtype = "auto";
+  std::string filter;  // of kernels' names
   bool json = false;
 
   BackendOptions backend() const {
@@ -72,8 +73,13 @@ int PrintKernels(const KernelReport& report, bool json) {
 }
 
 int BenchKernelsCommand(const BenchOptions& options) {
-  return PrintKernels(BenchKernels({.backend = options.backend(), .repeats = options.repeats}),
-                      options.json);
+  const KernelReport report = BenchKernels(
+      {.backend = options.backend(), .repeats = options.repeats, .filter = options.filter});
+  if (report.figures.empty()) {
+    throw Error(ErrorCode::kInvalidArgument, "--filter: no kernel has \"" + options.filter +
+                                                 "\" in its name; run without it to see all names");
+  }
+  return PrintKernels(report, options.json);
 }
 
 int BenchGptqCommand(const BenchOptions& options) {
@@ -144,6 +150,8 @@ void AddBenchCommand(CLI::App& app, RunCommand& run) {
   auto options = std::make_shared<BenchOptions>();
   CLI::App* kernels = AddSubcommand(*bench, "kernels", "Every kernel of the cpu backend",
                                     "nibble bench kernels --instruction-set avx2 --json");
+  kernels->add_option("--filter", options->filter,
+                      "Only kernels whose name has this part, such as \"decode attention\"");
   AddCommonOptions(*kernels, *options);
   kernels->callback([options, &run] { run = [options] { return BenchKernelsCommand(*options); }; });
 

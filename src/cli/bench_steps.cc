@@ -12,7 +12,6 @@
 namespace nibble {
 namespace {
 
-constexpr int64_t kBlockSize = 16;
 constexpr int64_t kRoofBytes = int64_t{1} << 30;  // larger than any cache
 constexpr int64_t kFillTokens = 512;              // a step, while the context is filled
 
@@ -97,8 +96,8 @@ StepReport BenchSteps(const StepBenchOptions& options) {
 
   const bool decode = shape.tokens == 1;
   const int64_t total = shape.context + shape.tokens * (decode ? options.repeats + 1 : 1);
-  const int64_t blocks = (total + kBlockSize - 1) / kBlockSize;
-  KvCache kv = model.MakeKvCache(shape.sequences * blocks, options.cache_type, kBlockSize);
+  const int64_t blocks = (total + kKvBlockSize - 1) / kKvBlockSize;
+  KvCache kv = model.MakeKvCache(shape.sequences * blocks, options.cache_type, kKvBlockSize);
   std::vector<float> logits;
   for (int64_t first = 0; first < shape.context; first += fill) {
     const int64_t count = std::min(fill, shape.context - first);

@@ -28,9 +28,9 @@ struct Generation {
 };
 
 struct GeneratorOptions {
-  int64_t max_batch_tokens = 512;  // tokens a step; longer prompts are cut into chunks
-  int64_t max_sequences = 64;      // running at once
-  int64_t block_size = 16;         // tokens a KV block
+  int64_t max_batch_tokens = 512;     // tokens a step; longer prompts are cut into chunks
+  int64_t max_sequences = 64;         // running at once
+  int64_t block_size = kKvBlockSize;  // tokens a KV block
   // KV blocks; 0: as many as the requests could ever hold at once, within nine tenths of free
   // memory.
   int64_t num_blocks = 0;

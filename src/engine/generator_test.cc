@@ -117,7 +117,7 @@ TEST_P(GeneratorOn, TokensDoNotDependOnHowStepsAreCut) {
   }
   // The largest request takes six blocks; a pool that small preempts all the time.
   for (const int64_t num_blocks : {6, 8, 11}) {
-    EXPECT_EQ(TokensOf(*model, requests, {.num_blocks = num_blocks}), expected);
+    EXPECT_EQ(TokensOf(*model, requests, {.block_size = 16, .num_blocks = num_blocks}), expected);
   }
   EXPECT_EQ(TokensOf(*model, requests, {.max_batch_tokens = 9, .block_size = 3, .num_blocks = 30}),
             expected);
@@ -226,9 +226,12 @@ TEST(Generator, RefusesWhatCannotRun) {
               HasSubstr("prompt 1: 512 tokens"));
   EXPECT_THAT(error_of({.prompt = {1}, .params = {.top_p = 0}}), HasSubstr("top_p"));
   EXPECT_THAT(error_of({.prompt = {1}, .params = {.stop = {"x"}}}), HasSubstr("tokenizer"));
-  EXPECT_THAT(error_of({.prompt = {1}, .params = {.max_tokens = 100}}, {.num_blocks = 6}),
-              HasSubstr("one request alone may need 7 blocks"));
-  EXPECT_EQ(error_of({.prompt = {1}, .params = {.max_tokens = 97}}, {.num_blocks = 7}), "none");
+  EXPECT_THAT(
+      error_of({.prompt = {1}, .params = {.max_tokens = 100}}, {.block_size = 16, .num_blocks = 6}),
+      HasSubstr("one request alone may need 7 blocks"));
+  EXPECT_EQ(
+      error_of({.prompt = {1}, .params = {.max_tokens = 97}}, {.block_size = 16, .num_blocks = 7}),
+      "none");
 }
 
 TEST(Generator, EventsTellEachTokenOnceAndTheLastOneAsSuch) {
@@ -236,12 +239,12 @@ TEST(Generator, EventsTellEachTokenOnceAndTheLastOneAsSuch) {
   const auto requests = MixedRequests();
   std::vector<std::vector<int32_t>> told(requests.size());
   std::vector<bool> finished(requests.size(), false);
-  const auto generations =
-      Generate(*model, nullptr, requests, {.num_blocks = 6}, [&](const GenerationEvent& event) {
-        EXPECT_FALSE(finished[event.request]);
-        told[event.request].push_back(event.token);
-        finished[event.request] = event.finished;
-      });
+  const auto generations = Generate(*model, nullptr, requests, {.block_size = 16, .num_blocks = 6},
+                                    [&](const GenerationEvent& event) {
+                                      EXPECT_FALSE(finished[event.request]);
+                                      told[event.request].push_back(event.token);
+                                      finished[event.request] = event.finished;
+                                    });
   for (size_t i = 0; i < requests.size(); ++i) {
     EXPECT_EQ(told[i], generations[i].tokens);
     EXPECT_TRUE(finished[i]);

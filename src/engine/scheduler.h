@@ -11,9 +11,9 @@
 namespace nibble {
 
 struct SchedulerLimits {
-  int64_t max_step_tokens = 512;  // tokens a step runs at most
-  int64_t max_running = 64;       // sequences that hold blocks at once
-  int64_t block_size = 16;        // tokens a KV block
+  int64_t max_step_tokens = 512;      // tokens a step runs at most
+  int64_t max_running = 64;           // sequences that hold blocks at once
+  int64_t block_size = kKvBlockSize;  // tokens a KV block
 };
 
 // The running state of a request: its prompt, then what was generated.

@@ -37,7 +37,8 @@ class Mixtral {
   void Forward(const Batch& batch, KvCache& kv, std::vector<float>& logits,
                LayerObserver* observer = nullptr);
 
-  KvCache MakeKvCache(int64_t num_blocks, DType dtype = DType::kF32, int64_t block_size = 16) const;
+  KvCache MakeKvCache(int64_t num_blocks, DType dtype = DType::kF32,
+                      int64_t block_size = kKvBlockSize) const;
 
   const ModelConfig& config() const { return config_; }
   Backend& backend() const { return *backend_; }

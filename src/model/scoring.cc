@@ -13,8 +13,6 @@
 namespace nibble {
 namespace {
 
-constexpr int64_t kBlockSize = 16;
-
 // Tokens [first, first + count) of a sequence, whose KV pages start at first_block.
 struct Piece {
   size_t sequence = 0;
@@ -46,7 +44,7 @@ Plan PlanSteps(std::span<const int64_t> lengths, int64_t max_tokens) {
     if (length > room) close_step();
     if (step.empty()) next_block = 0;
     const int64_t first_block = next_block;
-    next_block += BlocksFor(length, kBlockSize);
+    next_block += BlocksFor(length, kKvBlockSize);
     plan.num_blocks = std::max(plan.num_blocks, next_block);
     for (int64_t done = 0; done < length;) {
       if (room == 0) close_step();
@@ -258,7 +256,7 @@ std::vector<std::vector<TokenScore>> ScoreSequences(Mixtral& model,
     const int64_t count = static_cast<int64_t>(sequences[i].size()) - run.FirstScored(i);
     scores[i].resize(static_cast<size_t>(std::max<int64_t>(count, 0)));
   }
-  KvCache kv = model.MakeKvCache(run.num_blocks(), kv_dtype, kBlockSize);
+  KvCache kv = model.MakeKvCache(run.num_blocks(), kv_dtype, kKvBlockSize);
   const int64_t vocab = model.config().vocab_size;
   Linalg& threads = model.backend().linalg();
   run.ForEachStep(progress, [&](const Batch& batch, std::span<const Target> targets) {
@@ -293,8 +291,8 @@ Comparison CompareSequences(Mixtral& baseline, Mixtral& model,
   }
   const ScoringRun run(model.config(), sequences, first_scored,
                        std::min(baseline.max_tokens(), model.max_tokens()));
-  KvCache baseline_kv = baseline.MakeKvCache(run.num_blocks(), DType::kF32, kBlockSize);
-  KvCache model_kv = model.MakeKvCache(run.num_blocks(), kv_dtype, kBlockSize);
+  KvCache baseline_kv = baseline.MakeKvCache(run.num_blocks(), DType::kF32, kKvBlockSize);
+  KvCache model_kv = model.MakeKvCache(run.num_blocks(), kv_dtype, kKvBlockSize);
   std::vector<float> baseline_logits;  // of one step
   std::vector<TokenComparison> tokens;
   Linalg& threads = model.backend().linalg();
@@ -317,9 +315,9 @@ Comparison CompareSequences(Mixtral& baseline, Mixtral& model,
 void SequenceLogits(Mixtral& model, std::span<const int32_t> sequence, const LogitVisitor& visit,
                     DType kv_dtype) {
   const int64_t length = static_cast<int64_t>(sequence.size());
-  std::vector<int32_t> blocks(static_cast<size_t>(BlocksFor(length, kBlockSize)));
+  std::vector<int32_t> blocks(static_cast<size_t>(BlocksFor(length, kKvBlockSize)));
   std::iota(blocks.begin(), blocks.end(), 0);
-  KvCache kv = model.MakeKvCache(static_cast<int64_t>(blocks.size()), kv_dtype, kBlockSize);
+  KvCache kv = model.MakeKvCache(static_cast<int64_t>(blocks.size()), kv_dtype, kKvBlockSize);
   for (int64_t first = 0; first < length; first += model.max_tokens()) {
     ThrowIfInterrupted();
     const int64_t count = std::min(model.max_tokens(), length - first);

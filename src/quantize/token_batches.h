@@ -27,8 +27,6 @@ struct TokenBatches {
   int64_t num_blocks = 0;  // of KV pages that a step needs
 };
 
-constexpr int64_t kKvBlockSize = 16;
-
 TokenBatches CutIntoBatches(std::span<const std::vector<int32_t>> sequences, int64_t max_tokens);
 
 // Tokens of a step for a model of this shape: enough to feed the matrix products, few enough that

@@ -25,13 +25,13 @@ std::vector<std::vector<int32_t>> Sequences(std::initializer_list<int> lengths) 
 }
 
 TEST(CutIntoBatches, PacksWholeSequencesInOrder) {
-  const TokenBatches cut = CutIntoBatches(Sequences({5, 20, 40, 20, 1}), 64);
+  const TokenBatches cut = CutIntoBatches(Sequences({20, 80, 160, 80, 4}), 256);
   ASSERT_THAT(cut.batches, SizeIs(2));
-  EXPECT_EQ(cut.num_tokens, 86);
+  EXPECT_EQ(cut.num_tokens, 344);
   EXPECT_EQ(cut.batches[0].first_token, 0);
-  EXPECT_THAT(cut.batches[0].batch.starts, ElementsAre(0, 5, 25));
-  EXPECT_EQ(cut.batches[1].first_token, 25);
-  EXPECT_THAT(cut.batches[1].batch.starts, ElementsAre(0, 40, 60, 61));
+  EXPECT_THAT(cut.batches[0].batch.starts, ElementsAre(0, 20, 100));
+  EXPECT_EQ(cut.batches[1].first_token, 100);
+  EXPECT_THAT(cut.batches[1].batch.starts, ElementsAre(0, 160, 240, 244));
   EXPECT_EQ(cut.num_blocks, 3 + 2 + 1);
   int32_t expected = 0;
   for (const TokenBatch& batch : cut.batches) {
@@ -41,17 +41,17 @@ TEST(CutIntoBatches, PacksWholeSequencesInOrder) {
 }
 
 TEST(CutIntoBatches, ALongSequenceGoesAloneInPiecesThatShareItsPages) {
-  const TokenBatches cut = CutIntoBatches(Sequences({10, 70, 10}), 32);
+  const TokenBatches cut = CutIntoBatches(Sequences({40, 280, 40}), 128);
   ASSERT_THAT(cut.batches, SizeIs(5));
-  const std::vector<int64_t> counts = {10, 32, 32, 6, 10};
+  const std::vector<int64_t> counts = {40, 128, 128, 24, 40};
   int64_t first = 0;
   for (size_t i = 0; i < 5; ++i) {
     EXPECT_EQ(cut.batches[i].batch.num_tokens(), counts[i]);
     EXPECT_EQ(cut.batches[i].first_token, first);
     first += counts[i];
   }
-  EXPECT_EQ(cut.batches[2].batch.positions.front(), 32);
-  EXPECT_THAT(cut.batches[2].batch.context_lengths, ElementsAre(64));
+  EXPECT_EQ(cut.batches[2].batch.positions.front(), 128);
+  EXPECT_THAT(cut.batches[2].batch.context_lengths, ElementsAre(256));
   EXPECT_THAT(cut.batches[3].batch.block_table, ElementsAre(0, 1, 2, 3, 4));
   EXPECT_EQ(cut.num_blocks, 5);
 }

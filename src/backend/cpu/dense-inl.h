@@ -16,10 +16,12 @@ NIBBLE_INLINE typename Isa::F LoadWeights(const uint16_t* w) {
   return Isa::LoadBf16(w);
 }
 
-// sums[i][v] = Σ_k w[k * stride + 16 v ..] * x[i][k], from zero, k in order.
+// sums[i][v] = Σ_k w[k * stride + 16 v ..] * x[i][k], from zero, k in order. Calls ahead() each
+// time.
 template <typename Isa, int kTokens, int kVectors, typename W>
 NIBBLE_INLINE void OuterProduct(const W* w, int64_t stride, const float* const* x, int64_t offset,
-                                int64_t count, typename Isa::F (&sums)[kTokens][kVectors]) {
+                                int64_t count, Ahead& ahead,
+                                typename Isa::F (&sums)[kTokens][kVectors]) {
   const float* rows[kTokens];
   NIBBLE_UNROLL
   for (int i = 0; i < kTokens; ++i) {
@@ -28,6 +30,7 @@ NIBBLE_INLINE void OuterProduct(const W* w, int64_t stride, const float* const* 
     for (int v = 0; v < kVectors; ++v) sums[i][v] = Isa::Zero();
   }
   for (int64_t k = 0; k < count; ++k) {
+    ahead.Advance();
     typename Isa::F weights[kVectors];
     NIBBLE_UNROLL
     for (int v = 0; v < kVectors; ++v) weights[v] = LoadWeights<Isa>(w + k * stride + 16 * v);
@@ -78,7 +81,6 @@ struct DenseBlock {
   template <int kTokens>
   NIBBLE_INLINE void Run(int64_t row) const {
     constexpr int64_t kLine = 16;  // floats
-    ahead.Advance();
     for (int64_t line = x_line; line < kDenseBlock / kLine; line += x_step) {
       NIBBLE_UNROLL
       for (int i = 0; i < kTokens; ++i) {
@@ -88,7 +90,7 @@ struct DenseBlock {
     constexpr int kVectors = Isa::FloatVectors(kTokens);
     for (int64_t r = 0; r < kTileRows; r += 16 * kVectors) {
       typename Isa::F sums[kTokens][kVectors];
-      OuterProduct<Isa, kTokens, kVectors>(w + r, kTileRows, x + row, offset, count, sums);
+      OuterProduct<Isa, kTokens, kVectors>(w + r, kTileRows, x + row, offset, count, ahead, sums);
       NIBBLE_UNROLL
       for (int i = 0; i < kTokens; ++i) {
         NIBBLE_UNROLL
@@ -115,14 +117,14 @@ void DenseTilesOf(const DenseTiles& tiles, const float* const* x, int64_t num_ro
     for (int t = 0; t < tiles.count; ++t) {
       float* const totals = sums + t * num_rows * kTileRows;
       const W* const w = weights(t, k);
+      const W* const next = t + 1 < tiles.count ? weights(t + 1, k) : weights(0, k + kDenseBlock);
       Ahead ahead;
+      ahead.Plan(next, count * kTileRows * static_cast<int64_t>(sizeof(W)), runs * count);
       if (few) {
         ForRuns<Isa::kFloatTokens>(
             num_rows, DenseBlock<Isa, W>{w, count, x, k, totals, ahead, kDenseBlock, 1});
         continue;
       }
-      const W* const next = t + 1 < tiles.count ? weights(t + 1, k) : weights(0, k + kDenseBlock);
-      ahead.Plan(next, count * kTileRows * static_cast<int64_t>(sizeof(W)), runs);
       const float* wide = nullptr;
       if constexpr (kWiden) {  // once for all rows
         for (int64_t i = 0; i < count * kTileRows; i += 16) {

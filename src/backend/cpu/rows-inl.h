@@ -6,10 +6,30 @@
 // Kernels that walk rows: norm, fixed point, rotation, SiLU and what becomes of a tile of sums.
 namespace nibble::cpu {
 
+// p * 2^n, where p is about 1 and |n| <= 151; 0 if n < least. NaN stays NaN.
+template <typename Isa>
+NIBBLE_INLINE typename Isa::F TimesPowerOfTwo(typename Isa::F p, typename Isa::I n, int32_t least) {
+  if constexpr (Isa::kScales) {
+    return Isa::TimesPowerOfTwo(p, n, least);
+  } else {
+    const auto power = [](typename Isa::I exponent) {
+      return Isa::AsFloat(Isa::template ShiftLeft<23>(Isa::AddI(exponent, Isa::SetI(127))));
+    };
+    // Two factors, so that results grow to infinity.
+    const auto floor_half = Isa::template ShiftRight<1>(n);
+    const auto ceil_half = Isa::template ShiftRight<1>(Isa::AddI(n, Isa::SetI(1)));
+    const auto result = Isa::Mul(Isa::Mul(p, power(floor_half)), power(ceil_half));
+    // 1 or 0, not a mask: what is not a number stays so.
+    const auto counts =
+        Isa::AddI(Isa::template ShiftRight<31>(Isa::AddI(n, Isa::SetI(-least))), Isa::SetI(1));
+    return Isa::Mul(result, Isa::ToFloat(counts));
+  }
+}
+
 // e^x within 1 ulp: x = n ln 2 + r, a Taylor polynomial for e^r (|r| <= 0.35: its error is far
-// below rounding), and 2^n in two factors, so that results grow to infinity. What is below about
-// 2^-86 is 0: beside the ones it is added to it counts for nothing, but as a factor it leads to
-// subnormal numbers, which some machines multiply a hundred times slower. NaN stays NaN.
+// below rounding), and 2^n. What is below about 2^-86 is 0: beside the ones it is added to it
+// counts for nothing, but as a factor it leads to subnormal numbers, which some machines multiply a
+// hundred times slower. NaN stays NaN.
 template <typename Isa>
 NIBBLE_INLINE typename Isa::F Exp(typename Isa::F x) {
   x = Isa::Min(Isa::Set(89.0f), Isa::Max(Isa::Set(-104.0f), x));
@@ -25,16 +45,7 @@ NIBBLE_INLINE typename Isa::F Exp(typename Isa::F x) {
   p = Isa::Fma(p, r, Isa::Set(0.5f));
   p = Isa::Fma(p, r, Isa::Set(1.0f));
   p = Isa::Fma(p, r, Isa::Set(1.0f));
-  const auto power = [](typename Isa::I exponent) {
-    return Isa::AsFloat(Isa::template ShiftLeft<23>(Isa::AddI(exponent, Isa::SetI(127))));
-  };
-  const auto floor_half = Isa::template ShiftRight<1>(n);
-  const auto ceil_half = Isa::template ShiftRight<1>(Isa::AddI(n, Isa::SetI(1)));
-  const auto result = Isa::Mul(Isa::Mul(p, power(floor_half)), power(ceil_half));
-  // 1 or 0, not a mask: what is not a number stays so.
-  const auto counts =
-      Isa::AddI(Isa::template ShiftRight<31>(Isa::AddI(n, Isa::SetI(86))), Isa::SetI(1));
-  return Isa::Mul(result, Isa::ToFloat(counts));
+  return TimesPowerOfTwo<Isa>(p, n, -86);
 }
 
 template <typename Isa>

@@ -24,6 +24,7 @@ struct Avx2 {
   static constexpr int kRoofFloatSums = 6;
   static constexpr int kRoofIntSums = 4;
   static constexpr bool kPairedDot = true;
+  static constexpr bool kScales = false;
 
   static NIBBLE_INLINE __m256i Mask8(int64_t count) {  // lanes below count
     const int32_t n = static_cast<int32_t>(count < 0 ? 0 : count > 16 ? 16 : count);

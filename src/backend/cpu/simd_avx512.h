@@ -20,6 +20,7 @@ struct Avx512 {
   static constexpr int kRoofFloatSums = 12;
   static constexpr int kRoofIntSums = 12;
   static constexpr bool kPairedDot = false;
+  static constexpr bool kScales = true;
 
   static NIBBLE_INLINE __mmask16 First(int64_t count) {
     return static_cast<__mmask16>(count >= 16 ? 0xffff : (1 << (count < 0 ? 0 : count)) - 1);
@@ -49,6 +50,10 @@ struct Avx512 {
   static NIBBLE_INLINE F Div(F a, F b) { return _mm512_div_ps(a, b); }
   static NIBBLE_INLINE F Fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static NIBBLE_INLINE F FnMa(F a, F b, F c) { return _mm512_fnmadd_ps(a, b, c); }
+  static NIBBLE_INLINE F TimesPowerOfTwo(F p, I n, int32_t least) {
+    const __mmask16 small = _mm512_cmplt_epi32_mask(n, SetI(least));
+    return _mm512_scalef_ps(p, _mm512_mask_mov_ps(ToFloat(n), small, Set(-__builtin_huge_valf())));
+  }
   static NIBBLE_INLINE F Max(F a, F b) { return _mm512_max_ps(a, b); }
   static NIBBLE_INLINE F Min(F a, F b) { return _mm512_min_ps(a, b); }
   static NIBBLE_INLINE F Select(F a, F b, int64_t first, int64_t last) {

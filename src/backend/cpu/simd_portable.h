@@ -25,6 +25,7 @@ struct Portable {
   static constexpr int kRoofFloatSums = 4;
   static constexpr int kRoofIntSums = 4;
   static constexpr bool kPairedDot = false;
+  static constexpr bool kScales = false;
 
   template <typename Op>
   static NIBBLE_INLINE F MapF(Op op) {
