@@ -53,15 +53,18 @@ void Progress::Print(bool last) {
 
 std::string ProgressLine(const std::string& label, const std::string& unit, int64_t done,
                          int64_t total, double seconds) {
-  std::string line = fmt::format("{}: {}/{} {}", label, done, total, unit);
+  const bool bytes = unit == "B";
+  std::string line = bytes ? fmt::format("{}: {}/{}", label, FormatBytes(done), FormatBytes(total))
+                           : fmt::format("{}: {}/{} {}", label, done, total, unit);
   if (total > 0) {
     line += fmt::format(" ({:.0f} %)",
                         std::floor(100.0 * static_cast<double>(done) / static_cast<double>(total)));
   }
   if (done > 0 && seconds > 0) {
     const double rate = static_cast<double>(done) / seconds;
-    line += rate >= 10 ? fmt::format(", {:.0f} {}/s", rate, unit)
-                       : fmt::format(", {:.2g} {}/s", rate, unit);
+    line += bytes        ? fmt::format(", {}/s", FormatBytes(std::llround(rate)))
+            : rate >= 10 ? fmt::format(", {:.0f} {}/s", rate, unit)
+                         : fmt::format(", {:.2g} {}/s", rate, unit);
     line += done < total
                 ? fmt::format(", {} left", FormatSeconds(static_cast<double>(total - done) / rate))
                 : fmt::format(", took {}", FormatSeconds(seconds));

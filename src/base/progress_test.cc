@@ -14,6 +14,11 @@ TEST(ProgressLine, SaysRateAndTimeLeft) {
             "score: 5000/5000 tokens (100 %), 2000 tokens/s, took 2.5 s");
 }
 
+TEST(ProgressLine, WritesBytesInUnitsThatFit) {
+  EXPECT_EQ(ProgressLine("hash", "B", 1'500'000'000, 73'000'000'000, 2.0),
+            "hash: 1.5 GB/73.0 GB (2 %), 750.0 MB/s, 95.3 s left");
+}
+
 TEST(ProgressLine, PromisesNothingBeforeTheFirstUnit) {
   EXPECT_EQ(ProgressLine("load", "layers", 0, 4, 3.0), "load: 0/4 layers (0 %)");
   EXPECT_EQ(ProgressLine("load", "layers", 0, 0, 0.0), "load: 0/0 layers");

@@ -49,7 +49,8 @@ std::string Sha256(std::span<const std::byte> bytes) {
   return hasher.Finish();
 }
 
-std::string Sha256File(const std::filesystem::path& path) {
+std::string Sha256File(const std::filesystem::path& path,
+                       const std::function<void(int64_t bytes)>& hashed) {
   constexpr size_t kPiece = size_t{4}
                             << 20;  // read pages go again, so that a 70 GB file costs 4 MB
   const MappedFile file(path);
@@ -59,6 +60,7 @@ std::string Sha256File(const std::filesystem::path& path) {
     const auto piece = file.bytes().subspan(at, std::min(kPiece, file.bytes().size() - at));
     hasher.Add(piece);
     file.DontNeed(piece);
+    hashed(static_cast<int64_t>(piece.size()));
   }
   return hasher.Finish();
 }

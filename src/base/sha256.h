@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -26,6 +28,11 @@ class Sha256Hasher {
 
 // Lower-case hexadecimal SHA-256.
 std::string Sha256(std::span<const std::byte> bytes);
-std::string Sha256File(const std::filesystem::path& path);  // throws kNotFound, kIo, kInterrupted
+
+// Of a file, read in pieces; calls `hashed` with the bytes of each. Throws kNotFound, kIo,
+// kInterrupted.
+std::string Sha256File(
+    const std::filesystem::path& path,
+    const std::function<void(int64_t bytes)>& hashed = [](int64_t) {});
 
 }  // namespace nibble

@@ -34,7 +34,11 @@ TEST(Sha256File, EqualsTheDigestOfItsBytes) {
   std::string text;  // more than two pieces, not a whole number of them
   text.resize(9'000'001, 'q');
   WriteTextFile(directory.path() / "f", text);
-  EXPECT_EQ(Sha256File(directory.path() / "f"), OfText(text));
+  int64_t hashed = 0;
+  const std::string digest =
+      Sha256File(directory.path() / "f", [&](int64_t bytes) { hashed += bytes; });
+  EXPECT_EQ(digest, OfText(text));
+  EXPECT_EQ(hashed, static_cast<int64_t>(text.size()));
   WriteTextFile(directory.path() / "empty", "");
   EXPECT_EQ(Sha256File(directory.path() / "empty"), OfText(""));
   EXPECT_THROW(Sha256File(directory.path() / "absent"), Error);

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <mutex>
 
 #include "base/file.h"
+#include "base/progress.h"
 #include "base/sha256.h"
 
 namespace nibble {
@@ -59,9 +61,17 @@ std::string ModificationTimes(const Checkpoint& checkpoint) {
 std::string ContentDigests(const Checkpoint& checkpoint, ThreadPool& pool) {
   const std::vector<MappedFile>& shards = checkpoint.shards();
   std::vector<std::string> digests(shards.size());
+  int64_t total = 0;
+  for (const MappedFile& shard : shards) total += static_cast<int64_t>(shard.bytes().size());
+  Progress progress("hash " + checkpoint.directory().filename().string(), "B", total);
+  std::mutex mutex;
+  const auto hashed = [&](int64_t bytes) {
+    const std::lock_guard lock(mutex);
+    progress.Add(bytes);
+  };
   pool.ParallelFor(static_cast<int64_t>(shards.size()), [&](int64_t index, int) {
     const auto i = static_cast<size_t>(index);
-    digests[i] = Sha256File(shards[i].path());
+    digests[i] = Sha256File(shards[i].path(), hashed);
   });
   std::string lines;
   for (size_t i = 0; i < shards.size(); ++i) {

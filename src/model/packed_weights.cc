@@ -186,18 +186,15 @@ int64_t WritePackedWeights(const Checkpoint& checkpoint, Backend& backend, const
   const std::string header = MakeHeader(weights, metadata);
   AtomicFile out(file);
   out.Write(header);
-  Progress progress("pack " + checkpoint.directory().filename().string(), "MB", total / 1'000'000);
+  Progress progress("pack " + checkpoint.directory().filename().string(), "B", total);
   const std::vector<std::byte> zeros(kPage + WeightLayout::kSlackBytes);
-  int64_t written = 0;
   for (size_t i = 0; i < sources.size(); ++i) {
     ThrowIfInterrupted();
     const auto weight = LoadWeight(checkpoint, sources[i], backend);
     const std::span<const std::byte> bytes = layout.Bytes(*weight);
     out.Write(bytes);
     out.Write(std::span(zeros).first(static_cast<size_t>(weights[i].second) - bytes.size()));
-    const int64_t before = written / 1'000'000;
-    written += weights[i].second;
-    progress.Add(written / 1'000'000 - before);
+    progress.Add(weights[i].second);
   }
   out.Commit();
   return static_cast<int64_t>(header.size()) + total;

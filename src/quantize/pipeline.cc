@@ -435,12 +435,18 @@ void Pipeline::State::Check(const CheckpointWriter& writer, QuantizeReport& repo
 }
 
 void Pipeline::State::Finish(CheckpointWriter& writer, QuantizeReport& report) {
+  int64_t total = 0;
   for (const fs::directory_entry& entry : fs::directory_iterator(options.output)) {
     const std::string name = entry.path().filename().string();
     if (!entry.is_regular_file() || name == kReportName || name.starts_with("nibble-resume"))
       continue;
-    report.files.push_back(
-        {name, static_cast<int64_t>(entry.file_size()), Sha256File(entry.path())});
+    report.files.push_back({name, static_cast<int64_t>(entry.file_size()), ""});
+    total += report.files.back().bytes;
+  }
+  Progress hashing("hash " + options.output.filename().string(), "B", total);
+  for (WrittenFile& file : report.files) {
+    file.sha256 =
+        Sha256File(options.output / file.name, [&](int64_t bytes) { hashing.Add(bytes); });
   }
   std::sort(report.files.begin(), report.files.end(),
             [](const WrittenFile& a, const WrittenFile& b) { return a.name < b.name; });
