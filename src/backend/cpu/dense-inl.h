@@ -16,11 +16,20 @@ NIBBLE_INLINE typename Isa::F LoadWeights(const uint16_t* w) {
   return Isa::LoadBf16(w);
 }
 
-// sums[i][v] = Σ_k w[k * stride + 16 v ..] * x[i][k], from zero, k in order. Calls ahead() each
-// time.
+// Asks evenly: with all columns, or every few. Many lines at once would fill the queue of loads.
+struct EvenAhead : Ahead {
+  int64_t every;  // columns
+
+  EvenAhead(const void* data, int64_t bytes, int64_t columns) {
+    Plan(data, bytes, columns);
+    every = columns > bytes / 64 ? columns * 64 / bytes : 1;
+  }
+};
+
+// sums[i][v] = Σ_k w[k * stride + 16 v ..] * x[i][k], from zero, k in order.
 template <typename Isa, int kTokens, int kVectors, typename W>
 NIBBLE_INLINE void OuterProduct(const W* w, int64_t stride, const float* const* x, int64_t offset,
-                                int64_t count, Ahead& ahead,
+                                int64_t count, EvenAhead& ahead,
                                 typename Isa::F (&sums)[kTokens][kVectors]) {
   const float* rows[kTokens];
   NIBBLE_UNROLL
@@ -29,8 +38,12 @@ NIBBLE_INLINE void OuterProduct(const W* w, int64_t stride, const float* const* 
     NIBBLE_UNROLL
     for (int v = 0; v < kVectors; ++v) sums[i][v] = Isa::Zero();
   }
+  int64_t wait = 1;
   for (int64_t k = 0; k < count; ++k) {
-    ahead.Advance();
+    if (--wait == 0) {
+      ahead.Advance();
+      wait = ahead.every;
+    }
     typename Isa::F weights[kVectors];
     NIBBLE_UNROLL
     for (int v = 0; v < kVectors; ++v) weights[v] = LoadWeights<Isa>(w + k * stride + 16 * v);
@@ -70,9 +83,9 @@ struct DenseBlock {
   const W* w;  // [count][64]
   int64_t count;
   const float* const* x;
-  int64_t offset;  // column of x that the block starts with
-  float* totals;   // [rows][64]
-  Ahead& ahead;    // weights needed next
+  int64_t offset;    // column of x that the block starts with
+  float* totals;     // [rows][64]
+  EvenAhead& ahead;  // weights needed next
   // Of the activations needed next, each tile asks for its share: every x_step-th line from x_line
   // on.
   int64_t x_line;
@@ -118,8 +131,7 @@ void DenseTilesOf(const DenseTiles& tiles, const float* const* x, int64_t num_ro
       float* const totals = sums + t * num_rows * kTileRows;
       const W* const w = weights(t, k);
       const W* const next = t + 1 < tiles.count ? weights(t + 1, k) : weights(0, k + kDenseBlock);
-      Ahead ahead;
-      ahead.Plan(next, count * kTileRows * static_cast<int64_t>(sizeof(W)), runs * count);
+      EvenAhead ahead(next, count * kTileRows * static_cast<int64_t>(sizeof(W)), runs * count);
       if (few) {
         ForRuns<Isa::kFloatTokens>(
             num_rows, DenseBlock<Isa, W>{w, count, x, k, totals, ahead, kDenseBlock, 1});

@@ -39,22 +39,16 @@ namespace nibble::cpu {
 struct Ahead {
   const char* next = nullptr;
   const char* end = nullptr;
-  int64_t step = 0;   // bytes each time
-  int64_t every = 1;  // how many calls
-  int64_t wait = 1;
+  int64_t step = 0;  // bytes each time
 
   // Spreads [data, data + bytes) over `times` calls of Advance().
   NIBBLE_INLINE void Plan(const void* data, int64_t bytes, int64_t times) {
     next = static_cast<const char*>(data);
     end = next + bytes;
     step = (bytes / (times > 0 ? times : 1) + 63) / 64 * 64;
-    every = bytes > 0 && times * 64 > bytes ? times * 64 / bytes : 1;
-    wait = 1;
   }
 
   NIBBLE_INLINE void Advance() {
-    if (--wait > 0) return;
-    wait = every;
     const char* const stop = next + step < end ? next + step : end;
     for (; next < stop; next += 64) __builtin_prefetch(next, 0, 2);
   }
