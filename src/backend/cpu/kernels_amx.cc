@@ -19,6 +19,7 @@ using B = Avx512::B;
 
 constexpr int64_t kTileDepth = 64;  // columns of weights that one instruction multiplies
 constexpr int64_t kFewestRows = 4;  // below, starting tiles costs more than they save
+constexpr int64_t kFewGroups = 2;   // up to so many, all is waiting for weights
 
 // What is left to do with a unit: totals += weight scale * activation scale * sum.
 struct Unit {
@@ -57,6 +58,11 @@ class TilePass {
       const int64_t products = 4 * num_groups_ * (4 / kVectors) * (format_.block_cols / kTileDepth);
       ahead_.Plan(codes + format_.block_bytes, format_.block_bytes, products);
       for (int64_t group = 0; group < num_groups_; ++group) {
+        if (num_groups_ > kFewGroups) {
+          const bool last = group + 1 == num_groups_;
+          ahead_x_.Plan(last ? Rows(block + 1, 0) : Rows(block, group + 1),
+                        group_rows_ * row_bytes(), products / num_groups_);
+        }
         for (int v = 0; v < 4; v += kVectors) Multiply(block, group, v, totals);
       }
     }
@@ -64,6 +70,17 @@ class TilePass {
   }
 
  private:
+  int64_t row_bytes() const { return kPlanes * format_.block_cols; }
+
+  // The activation rows of a group, and the first of them among all.
+  int64_t FirstRow(int64_t group) const {
+    const int64_t wanted = group * group_rows_;
+    return wanted + group_rows_ <= num_rows_ ? wanted : num_rows_ - group_rows_;
+  }
+  const int8_t* Rows(int64_t block, int64_t group) const {
+    return x_.planes + (block * x_.stride + first_row_ + FirstRow(group)) * row_bytes();
+  }
+
   int64_t nibble_bytes() const { return format_.nibble_planes * format_.block_cols * 32; }
 
   // One signed byte a weight, its zero point subtracted: [columns / 4][64 rows][4].
@@ -140,20 +157,19 @@ class TilePass {
     unit_.next = end;
   }
 
-  // Between two tile products: asks for a piece of the next block, and finishes some rows.
+  // Between two tile products: asks for a piece of the next block and of the activations of the
+  // next group, and finishes some rows.
   NIBBLE_INLINE void Meanwhile(int64_t count) {
     ahead_.Advance();
+    ahead_x_.Advance<3>();
     FinishRows(count);
   }
 
   NIBBLE_INLINE void Multiply(int64_t block, int64_t group, int v, float* totals) {
-    const int64_t wanted = group * group_rows_;
-    const int64_t first = wanted + group_rows_ <= num_rows_ ? wanted : num_rows_ - group_rows_;
-    const int64_t x_row = block * x_.stride + first_row_ + first;
-    const int64_t stride = kPlanes * format_.block_cols;
-    const int8_t* const x = x_.planes + x_row * stride;
+    const int64_t first = FirstRow(group);
+    const int8_t* const x = Rows(block, group);
     const uint8_t* const w = codes_ + 64 * v;
-    const auto bytes = static_cast<size_t>(stride);
+    const auto bytes = static_cast<size_t>(row_bytes());
     const int64_t share =
         (group_rows_ * kTileDepth + 4 * format_.block_cols - 1) / (4 * format_.block_cols);
     _tile_zero(0);
@@ -200,9 +216,9 @@ class TilePass {
     _tile_stored(3, sums + 3 * kTileInts, 64);
     unit_.sums = sums;
     unit_.weight_scales = scales_[block % 2] + 16 * v;
-    unit_.x_scales = x_.scales + x_row;
+    unit_.x_scales = x_.scales + block * x_.stride + first_row_ + first;
     unit_.totals = totals + first * kTileRows + 16 * v;
-    unit_.next = wanted - first;
+    unit_.next = group * group_rows_ - first;
     unit_.rows = group_rows_;
   }
 
@@ -212,7 +228,8 @@ class TilePass {
   int64_t num_groups_ = 0, group_rows_ = 0;
   uint8_t* codes_;
   Unit unit_{};
-  Ahead ahead_;
+  Ahead ahead_;    // weights, into the second-level cache
+  Ahead ahead_x_;  // activations, into the first
   int parity_ = 0;
   alignas(64) float scales_[2][kTileRows];  // of this block and, until its last unit is done, the
                                             // one before

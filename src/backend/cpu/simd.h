@@ -48,9 +48,11 @@ struct Ahead {
     step = (bytes / (times > 0 ? times : 1) + 63) / 64 * 64;
   }
 
+  // kLocality: 2 for the second-level cache, 3 for the first.
+  template <int kLocality = 2>
   NIBBLE_INLINE void Advance() {
     const char* const stop = next + step < end ? next + step : end;
-    for (; next < stop; next += 64) __builtin_prefetch(next, 0, 2);
+    for (; next < stop; next += 64) __builtin_prefetch(next, 0, kLocality);
   }
 };
 
