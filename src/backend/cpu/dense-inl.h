@@ -58,22 +58,34 @@ NIBBLE_INLINE void OuterProduct(const W* w, int64_t stride, const float* const* 
   }
 }
 
-template <int kMax, typename Op>
-NIBBLE_INLINE void RunOf(int64_t count, int64_t i, const Op& op) {
-  if constexpr (kMax > 1) {
-    if (count < kMax) return RunOf<kMax - 1>(count, i, op);
-  }
-  op.template Run<kMax>(i);
-}
-
-// Calls op.template Run<n>(i) for rows i, i + 1, ... in as few runs of n <= kMax as hold `count`
-// rows, equally long as far as can be: a run of one row costs nearly as much as one of three.
+// Calls op.template Run<n>(i) for rows i, i + 1, ... in runs of kMax, the last two equally long if
+// the last would be short: a run of one row costs nearly as much as one of three. The loop holds
+// the longest run alone: with others beside it compilers run out of registers.
 template <int kMax, typename Op>
 NIBBLE_INLINE void ForRuns(int64_t count, const Op& op) {
-  const int64_t runs = (count + kMax - 1) / kMax;
-  for (int64_t run = 0; run < runs; ++run) {
-    const int64_t first = run * count / runs;
-    RunOf<kMax>((run + 1) * count / runs - first, first, op);
+  int64_t i = 0;
+  for (; count - i == kMax || count - i >= 2 * kMax - 1; i += kMax) op.template Run<kMax>(i);
+  while (i < count) {
+    const int64_t rest = count - i;
+    const int64_t run = rest > kMax ? (rest + 1) / 2 : rest;
+    switch (run) {  // a case above kMax - 1 is never reached; it must only compile
+      case 1:
+        op.template Run<1>(i);
+        break;
+      case 2:
+        op.template Run<(kMax > 2 ? 2 : 1)>(i);
+        break;
+      case 3:
+        op.template Run<(kMax > 3 ? 3 : 1)>(i);
+        break;
+      case 4:
+        op.template Run<(kMax > 4 ? 4 : 1)>(i);
+        break;
+      default:
+        op.template Run<(kMax > 5 ? 5 : 1)>(i);
+        break;
+    }
+    i += run;
   }
 }
 
