@@ -140,18 +140,21 @@ struct PackedBlock {
 
 // Few rows: 4-bit codes are taken apart in registers, once for both planes of the activations. The
 // weights come from memory as fast as it gives them, so each step asks for the same place one block
-// ahead: the next block, or at a tile's end the tile behind it.
-template <typename Isa, int kParts, int kSteps>
+// ahead: the next block, or at a tile's end the tile behind it. Several runs take turns in that.
+template <typename Isa, int kParts, int kSteps, bool kAlone>
 struct DirectBlock : PackedBlock<Isa, 1, kParts, kSteps> {
   using Base = PackedBlock<Isa, 1, kParts, kSteps>;
   using I = typename Isa::I;
   using B = typename Isa::B;
 
   int64_t block_bytes;
+  int64_t num_rows;
+  int64_t runs;
 
   template <int kTokens>
   NIBBLE_INLINE void Run(int64_t row) const {
     const int64_t steps = this->steps();
+    int64_t wait = row * runs / num_rows;
     const int8_t* const values = this->x + row * kParts * 8 * steps;
     constexpr int kVectors = Isa::DirectVectors(kTokens);
     for (int64_t r = 0; r < kTileRows; r += 16 * kVectors) {
@@ -164,9 +167,16 @@ struct DirectBlock : PackedBlock<Isa, 1, kParts, kSteps> {
         for (int v = 0; v < kVectors; ++v) high[i][v] = low[i][v] = Isa::ZeroI();
       }
       for (int64_t step = 0; step < steps; ++step) {
+        if (kAlone || wait == 0) {
+          NIBBLE_UNROLL
+          for (int v = 0; v < kVectors; ++v) {
+            __builtin_prefetch(w + step * 256 + v * 64 + block_bytes, 0, 3);
+          }
+          wait = runs;
+        }
+        if constexpr (!kAlone) --wait;
         NIBBLE_UNROLL
         for (int v = 0; v < kVectors; ++v) {
-          __builtin_prefetch(w + step * 256 + v * 64 + block_bytes, 0, 3);
           const B both = Isa::LoadB(w + step * 256 + v * 64);
           const B first = Isa::LowNibbles(both);
           const B second = Isa::HighNibbles(both);
@@ -214,7 +224,8 @@ void PackedTilesWith(const PackedFormat& format, const PackedTiles& tiles, const
   uint8_t* const unpacked = static_cast<uint8_t*>(scratch);
   const int64_t nibble_bytes = kPlanes * format.block_cols * 32;
   const int64_t scale_bytes = kTileRows * (format.float_scales ? 4 : 2);
-  const bool direct = kPlanes == 1 && num_rows <= Isa::kDirectTokens;
+  // Taking codes apart three times costs less than keeping them.
+  const bool direct = kPlanes == 1 && num_rows <= 3 * Isa::kDirectTokens;
   __builtin_memset(sums, 0,
                    static_cast<size_t>(tiles.count * num_rows * kTileRows) * sizeof(float));
   for (int64_t block = 0; block < format.num_blocks; ++block) {
@@ -243,8 +254,15 @@ void PackedTilesWith(const PackedFormat& format, const PackedTiles& tiles, const
       work.totals = sums + t * num_rows * kTileRows;
       if constexpr (kPlanes == 1) {
         if (direct) {
-          ForRuns<Isa::kDirectTokens>(num_rows,
-                                      DirectBlock<Isa, kParts, kSteps>{work, format.block_bytes});
+          constexpr int64_t kAtOnce = Isa::kDirectTokens;
+          const int64_t runs = (num_rows + kAtOnce - 1) / kAtOnce;
+          if (runs == 1) {
+            ForRuns<kAtOnce>(num_rows, DirectBlock<Isa, kParts, kSteps, true>{
+                                           work, format.block_bytes, num_rows, 1});
+          } else {
+            ForRuns<kAtOnce>(num_rows, DirectBlock<Isa, kParts, kSteps, false>{
+                                           work, format.block_bytes, num_rows, runs});
+          }
           continue;
         }
       }

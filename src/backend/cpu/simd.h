@@ -11,7 +11,7 @@
 //
 //   kFloatTokens   activation rows held at once by the dense kernel, at most
 //   kIntTokens     the same for the packed kernel
-//   kDirectTokens  the same where it takes codes apart in registers: worth it up to so many rows
+//   kDirectTokens  the same where it takes codes apart in registers
 //   FloatVectors, IntVectors, DirectVectors (tokens)
 //                  vectors of 16 weight rows that go with so many activation rows: 1, 2 or 4
 //   kRoofFloatSums, kRoofIntSums
