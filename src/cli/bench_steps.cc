@@ -6,6 +6,7 @@
 #include <numeric>
 #include <vector>
 
+#include "backend/batch.h"
 #include "model/mixtral.h"
 #include "model/mixtral_weights.h"
 

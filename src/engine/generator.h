@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "backend/batch.h"
 #include "engine/sampler.h"
 #include "model/mixtral.h"
 #include "text/tokenizer.h"

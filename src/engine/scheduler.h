@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "backend/batch.h"
 #include "engine/block_pool.h"
 
 namespace nibble {

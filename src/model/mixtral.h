@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "backend/batch.h"
 #include "model/decoder_layer.h"
 #include "model/kv_cache.h"
 #include "model/packed_weights.h"

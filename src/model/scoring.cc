@@ -6,6 +6,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "backend/batch.h"
 #include "base/interrupt.h"
 #include "model/batch_builder.h"
 #include "nibble/error.h"
