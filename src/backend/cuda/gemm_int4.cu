@@ -1,6 +1,7 @@
 // The ladder: 0 a thread an output; 1 tensor cores, fed by cp.async; 2, for sm_90, the same fed by
 // bulk copies (skinny_bulk.cu).
 #include "backend/cuda/gemm_int4.cuh"
+#include "backend/cuda/launch.h"
 #include "backend/cuda/skinny_tile.cuh"
 
 namespace nibble::cuda {
@@ -79,9 +80,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   // Raw, because shared memory has no initializers.
   __shared__ uint64_t storage[(sizeof(Schedule) + 7) / 8];
   Schedule& schedule = *reinterpret_cast<Schedule*>(storage);
-  for (int32_t e = static_cast<int32_t>(threadIdx.x); e <= args.num_experts; e += kThreads) {
-    schedule.offsets[e] = args.offsets != nullptr ? args.offsets[e] : e * args.num_rows;
-  }
+  FetchOffsets<kThreads>(args, schedule);
   __syncthreads();
   if (threadIdx.x == 0) Start(args, plan, kTokens, schedule);
   __syncthreads();
@@ -128,22 +127,6 @@ __global__ void __launch_bounds__(kThreads, 1)
     multiply.Advance(schedule);
     stage = stage + 1 == stages ? 0 : stage + 1;
   }
-}
-
-template <int kTokenTiles>
-cudaError_t LaunchSkinny(const W4GemmArgs& args, const SkinnyPlan& plan, cudaStream_t stream) {
-  const int stages = NumStages(plan, 8 * kTokenTiles);
-  if (stages < 2) return cudaErrorInvalidValue;
-  const int bytes = stages * StageBytes(8 * kTokenTiles);
-  auto* const kernel = SkinnyW4Kernel<kTokenTiles>;
-  const cudaError_t error = AllowDynamicShared(kernel, bytes);
-  if (error != cudaSuccess) return error;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(plan.num_ctas));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = static_cast<size_t>(bytes);
-  config.stream = stream;
-  return cudaLaunchKernelEx(&config, kernel, args, plan, stages);
 }
 
 // --- Dequantization ---
@@ -198,13 +181,10 @@ __global__ void __launch_bounds__(kThreads)
 
 cudaError_t LaunchNaiveW4Gemm(const W4GemmArgs& args, cudaStream_t stream) {
   if (args.num_rows == 0) return cudaSuccess;
-  cudaLaunchConfig_t config = {};
   const int64_t columns = args.layout.rows / (args.output == W4Output::kSwiGlu ? 2 : 1);
-  config.gridDim = dim3(static_cast<unsigned>((columns + kThreads - 1) / kThreads),
-                        static_cast<unsigned>(args.num_rows));
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  return cudaLaunchKernelEx(&config, NaiveW4Kernel, args);
+  const dim3 grid(static_cast<unsigned>((columns + kThreads - 1) / kThreads),
+                  static_cast<unsigned>(args.num_rows));
+  return Launch(NaiveW4Kernel, grid, dim3(kThreads), stream, args);
 }
 
 int64_t WorkspaceFlags(const W4GemmArgs& args, const SkinnyPlan& plan) {
@@ -226,24 +206,9 @@ int64_t WorkspaceFloats(const W4GemmArgs& args, const SkinnyPlan& plan) {
 
 cudaError_t LaunchSkinnyW4Gemm(const W4GemmArgs& args, const SkinnyPlan& plan,
                                cudaStream_t stream) {
-  if (args.num_rows == 0) return cudaSuccess;
-  if (args.num_experts > kMaxW4Experts || plan.splits > args.layout.num_groups()) {
-    return cudaErrorInvalidValue;
-  }
-  switch (TokenTile(args.max_rows_per_expert)) {
-    case 8:
-      return LaunchSkinny<1>(args, plan, stream);
-    case 16:
-      return LaunchSkinny<2>(args, plan, stream);
-    case 24:
-      return LaunchSkinny<3>(args, plan, stream);
-    case 32:
-      return LaunchSkinny<4>(args, plan, stream);
-    case 48:
-      return LaunchSkinny<6>(args, plan, stream);
-    default:
-      return LaunchSkinny<8>(args, plan, stream);
-  }
+  return LaunchForTokens(args, plan, [&](auto tiles) {
+    return LaunchRing(SkinnyW4Kernel<tiles.value>, 8 * tiles.value, kThreads, args, plan, stream);
+  });
 }
 
 cudaError_t LaunchStoreW4Sums(const W4GemmArgs& args, const float* sums, int32_t first_row,
@@ -252,20 +217,14 @@ cudaError_t LaunchStoreW4Sums(const W4GemmArgs& args, const float* sums, int32_t
   constexpr int64_t kMostBlocks = 4096;
   const int64_t width = args.layout.rows / (args.output == W4Output::kSwiGlu ? 2 : 1);
   const int64_t blocks = (num_rows * width + kThreads - 1) / kThreads;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks));
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  return cudaLaunchKernelEx(&config, StoreW4SumsKernel, args, sums, first_row, num_rows);
+  const dim3 grid(static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks));
+  return Launch(StoreW4SumsKernel, grid, dim3(kThreads), stream, args, sums, first_row, num_rows);
 }
 
 cudaError_t LaunchDequantizeW4(const DequantizeW4Args& args, cudaStream_t stream) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(args.layout.num_groups()),
-                        static_cast<unsigned>(args.layout.padded_rows() / kW4RecordRows));
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  return cudaLaunchKernelEx(&config, DequantizeW4Kernel, args);
+  const dim3 grid(static_cast<unsigned>(args.layout.num_groups()),
+                  static_cast<unsigned>(args.layout.padded_rows() / kW4RecordRows));
+  return Launch(DequantizeW4Kernel, grid, dim3(kThreads), stream, args);
 }
 
 }  // namespace nibble::cuda

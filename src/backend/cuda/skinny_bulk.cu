@@ -87,9 +87,7 @@ __global__ void __launch_bounds__(kAllThreads, 1)
     __shared__ uint64_t full[kMaxStages];
     __shared__ uint64_t empty[kMaxStages];
     Schedule& schedule = *reinterpret_cast<Schedule*>(storage);
-    for (int32_t e = static_cast<int32_t>(threadIdx.x); e <= args.num_experts; e += kAllThreads) {
-      schedule.offsets[e] = args.offsets != nullptr ? args.offsets[e] : e * args.num_rows;
-    }
+    FetchOffsets<kAllThreads>(args, schedule);
     const int busy_warps = args.layout.panel_rows / kW4TileRows / kRowTiles;
     if (threadIdx.x == 0) {
       for (int s = 0; s < stages; ++s) {
@@ -112,43 +110,18 @@ __global__ void __launch_bounds__(kAllThreads, 1)
   }
 }
 
-template <int kTokenTiles>
-cudaError_t LaunchBulk(const W4GemmArgs& args, const SkinnyPlan& plan, cudaStream_t stream) {
-  const int stages = NumStages(plan, 8 * kTokenTiles);
-  if (stages < 2) return cudaErrorInvalidValue;
-  const int bytes = stages * StageBytes(8 * kTokenTiles);
-  auto* const kernel = BulkW4Kernel<kTokenTiles>;
-  const cudaError_t error = AllowDynamicShared(kernel, bytes);
-  if (error != cudaSuccess) return error;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(plan.num_ctas));
-  config.blockDim = dim3(kAllThreads);
-  config.dynamicSmemBytes = static_cast<size_t>(bytes);
-  config.stream = stream;
-  return cudaLaunchKernelEx(&config, kernel, args, plan, stages);
-}
-
 }  // namespace
 
 cudaError_t LaunchBulkW4Gemm(const W4GemmArgs& args, const SkinnyPlan& plan, cudaStream_t stream) {
-  if (args.num_rows == 0) return cudaSuccess;
-  if (args.num_experts > kMaxW4Experts || plan.splits > args.layout.num_groups()) {
-    return cudaErrorInvalidValue;
-  }
-  switch (TokenTile(args.max_rows_per_expert)) {
-    case 8:
-      return LaunchBulk<1>(args, plan, stream);
-    case 16:
-      return LaunchBulk<2>(args, plan, stream);
-    case 24:
-      return LaunchBulk<3>(args, plan, stream);
-    case 32:
-      return LaunchBulk<4>(args, plan, stream);
-    case 48:
-      return LaunchBulk<6>(args, plan, stream);
-    default:  // a thread's sums would spill: a ninth warp leaves each 224 registers
+  return LaunchForTokens(args, plan, [&](auto tiles) {
+    if constexpr (tiles.value == 8) {
+      // A thread's sums would spill: a ninth warp leaves each 224 registers.
       return LaunchSkinnyW4Gemm(args, plan, stream);
-  }
+    } else {
+      return LaunchRing(BulkW4Kernel<tiles.value>, 8 * tiles.value, kAllThreads, args, plan,
+                        stream);
+    }
+  });
 }
 
 }  // namespace nibble::cuda

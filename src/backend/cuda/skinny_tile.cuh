@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "backend/cuda/gemm_int4.cuh"
 #include "backend/cuda/skinny_gemm-inl.h"
@@ -101,6 +102,56 @@ inline int NumStages(const SkinnyPlan& plan, int token_tile) {
   return stages < kMaxStages ? stages : kMaxStages;
 }
 
+// Of SkinnyW4Kernel or BulkW4Kernel for `token_tile` tokens.
+inline cudaError_t LaunchRing(void (*kernel)(W4GemmArgs, SkinnyPlan, int), int token_tile,
+                              int threads, const W4GemmArgs& args, const SkinnyPlan& plan,
+                              cudaStream_t stream) {
+  const int stages = NumStages(plan, token_tile);
+  if (stages < 2) return cudaErrorInvalidValue;
+  const int bytes = stages * StageBytes(token_tile);
+  const cudaError_t error = AllowDynamicShared(kernel, bytes);
+  if (error != cudaSuccess) return error;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(plan.num_ctas));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(bytes);
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, args, plan, stages);
+}
+
+// Checks the arguments and returns launch(tiles), tiles.value being how many tiles of 8 tokens hold
+// the rows of an expert.
+template <typename LaunchTiles>
+cudaError_t LaunchForTokens(const W4GemmArgs& args, const SkinnyPlan& plan,
+                            const LaunchTiles& launch) {
+  if (args.num_rows == 0) return cudaSuccess;
+  if (args.num_experts > kMaxW4Experts || plan.splits > args.layout.num_groups()) {
+    return cudaErrorInvalidValue;
+  }
+  switch (TokenTile(args.max_rows_per_expert)) {
+    case 8:
+      return launch(std::integral_constant<int, 1>());
+    case 16:
+      return launch(std::integral_constant<int, 2>());
+    case 24:
+      return launch(std::integral_constant<int, 3>());
+    case 32:
+      return launch(std::integral_constant<int, 4>());
+    case 48:
+      return launch(std::integral_constant<int, 6>());
+    default:
+      return launch(std::integral_constant<int, 8>());
+  }
+}
+
+// By all threads of the block; a barrier follows.
+template <int kBlockThreads>
+NIBBLE_DEVICE void FetchOffsets(const W4GemmArgs& args, Schedule& schedule) {
+  for (int32_t e = static_cast<int32_t>(threadIdx.x); e <= args.num_experts; e += kBlockThreads) {
+    schedule.offsets[e] = args.offsets != nullptr ? args.offsets[e] : e * args.num_rows;
+  }
+}
+
 // By one thread of the block, when the offsets are there; a barrier follows.
 __device__ inline void Start(const W4GemmArgs& args, const SkinnyPlan& plan, int32_t token_tile,
                              Schedule& schedule) {
@@ -146,20 +197,25 @@ using Sums = SkinnySums<Ptx, kRowTiles, kTokenTiles>;
 template <int kTokenTiles>
 constexpr int64_t kSlotFloats = int64_t{kRowTiles} * kTokenTiles * 4 * kThreads;
 
-template <int kTokenTiles>
-__device__ void KeepPartialSums(const SkinnyPlan& plan, const WorkSlice& slice,
-                                const Sums<kTokenTiles>& sums) {
-  float* slot = plan.workspace + slice.slot() * kSlotFloats<kTokenTiles> + threadIdx.x;
+// Calls visit(row tile, token tile, element, place in the slot) for each sum of a thread.
+template <int kTokenTiles, typename Visit>
+NIBBLE_DEVICE void ForSums(const Visit& visit) {
   NIBBLE_UNROLL
   for (int r = 0; r < kRowTiles; ++r) {
     NIBBLE_UNROLL
     for (int n = 0; n < kTokenTiles; ++n) {
       NIBBLE_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        StoreToL2(slot + ((r * kTokenTiles + n) * 4 + e) * kThreads, sums.value[r][n][e]);
-      }
+      for (int e = 0; e < 4; ++e) visit(r, n, e, ((r * kTokenTiles + n) * 4 + e) * kThreads);
     }
   }
+}
+
+template <int kTokenTiles>
+__device__ void KeepPartialSums(const SkinnyPlan& plan, const WorkSlice& slice,
+                                const Sums<kTokenTiles>& sums) {
+  float* slot = plan.workspace + slice.slot() * kSlotFloats<kTokenTiles> + threadIdx.x;
+  ForSums<kTokenTiles>(
+      [&](int r, int n, int e, int place) { StoreToL2(slot + place, sums.value[r][n][e]); });
   __syncwarp();
   if (threadIdx.x % 32 == 0) Raise(plan.flags + slice.slot() * kWarps + threadIdx.x / 32);
 }
@@ -173,16 +229,8 @@ __device__ void AddPartialSums(const SkinnyPlan& plan, const WorkSlice& slice,
     if (threadIdx.x % 32 == 0) WaitUntilRaised(flag);
     __syncwarp();
     const float* slot = plan.workspace + at * kSlotFloats<kTokenTiles> + threadIdx.x;
-    NIBBLE_UNROLL
-    for (int r = 0; r < kRowTiles; ++r) {
-      NIBBLE_UNROLL
-      for (int n = 0; n < kTokenTiles; ++n) {
-        NIBBLE_UNROLL
-        for (int e = 0; e < 4; ++e) {
-          sums.value[r][n][e] += LoadFromL2(slot + ((r * kTokenTiles + n) * 4 + e) * kThreads);
-        }
-      }
-    }
+    ForSums<kTokenTiles>(
+        [&](int r, int n, int e, int place) { sums.value[r][n][e] += LoadFromL2(slot + place); });
     if (threadIdx.x % 32 == 0) *flag = 0;  // as the next launch expects it
   }
 }
