@@ -32,6 +32,11 @@ struct Batch {
 // takes at once then lie together, which is what memory is fastest at.
 inline constexpr int64_t kKvBlockSize = 64;
 
+// Blocks that hold `num_tokens` tokens.
+constexpr int64_t BlocksFor(int64_t num_tokens, int64_t block_size = kKvBlockSize) {
+  return (num_tokens + block_size - 1) / block_size;
+}
+
 // The KV pages of one layer. A KV block holds block_size tokens: a part for the keys of each head,
 // then one for the values of each head. Inside a part, for n = 4 / (bytes of an element):
 //

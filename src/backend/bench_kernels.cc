@@ -124,7 +124,7 @@ class Bench {
               static_cast<int32_t>(context - tokens));
     batch.starts = {0, static_cast<int32_t>(tokens)};
     batch.context_lengths = {static_cast<int32_t>(context)};
-    batch.max_blocks = static_cast<int32_t>((context + kKvBlockSize - 1) / kKvBlockSize);
+    batch.max_blocks = static_cast<int32_t>(BlocksFor(context));
     batch.block_table.resize(static_cast<size_t>(batch.max_blocks));
     std::iota(batch.block_table.begin(), batch.block_table.end(), 0);
     return batch;
@@ -144,7 +144,7 @@ class Bench {
     const std::string name = prefix + ", " + heads.name + " heads";
     if (!Wanted(name)) return;
     KvPages kv{.dtype = dtype,
-               .num_blocks = (context + kKvBlockSize - 1) / kKvBlockSize,
+               .num_blocks = BlocksFor(context),
                .num_kv_heads = heads.kv,
                .head_dim = 128};
     const int64_t layer_bytes = kv.num_blocks * kv.bytes_per_block();

@@ -97,7 +97,7 @@ StepReport BenchSteps(const StepBenchOptions& options) {
 
   const bool decode = shape.tokens == 1;
   const int64_t total = shape.context + shape.tokens * (decode ? options.repeats + 1 : 1);
-  const int64_t blocks = (total + kKvBlockSize - 1) / kKvBlockSize;
+  const int64_t blocks = BlocksFor(total);
   KvCache kv = model.MakeKvCache(shape.sequences * blocks, options.cache_type, kKvBlockSize);
   std::vector<float> logits;
   for (int64_t first = 0; first < shape.context; first += fill) {

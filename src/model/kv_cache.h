@@ -27,9 +27,4 @@ class KvCache {
   Buffer buffer_;
 };
 
-// Blocks that hold `num_tokens` tokens.
-inline int64_t BlocksFor(int64_t num_tokens, int64_t block_size) {
-  return (num_tokens + block_size - 1) / block_size;
-}
-
 }  // namespace nibble

@@ -6,11 +6,6 @@
 #include "model/batch_builder.h"
 
 namespace nibble {
-namespace {
-
-int64_t BlocksFor(int64_t num_tokens) { return (num_tokens + kKvBlockSize - 1) / kKvBlockSize; }
-
-}  // namespace
 
 TokenBatches CutIntoBatches(std::span<const std::vector<int32_t>> sequences, int64_t max_tokens) {
   TokenBatches result;

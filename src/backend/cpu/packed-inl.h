@@ -149,11 +149,11 @@ struct DirectBlock : PackedBlock<Isa, 1, kParts, kSteps> {
 
   int64_t block_bytes;
   int64_t num_rows;
-  int64_t runs;
 
   template <int kTokens>
   NIBBLE_INLINE void Run(int64_t row) const {
     const int64_t steps = this->steps();
+    const int64_t runs = (num_rows + Isa::kDirectTokens - 1) / Isa::kDirectTokens;
     int64_t wait = row * runs / num_rows;
     const int8_t* const values = this->x + row * kParts * 8 * steps;
     constexpr int kVectors = Isa::DirectVectors(kTokens);
@@ -255,13 +255,12 @@ void PackedTilesWith(const PackedFormat& format, const PackedTiles& tiles, const
       if constexpr (kPlanes == 1) {
         if (direct) {
           constexpr int64_t kAtOnce = Isa::kDirectTokens;
-          const int64_t runs = (num_rows + kAtOnce - 1) / kAtOnce;
-          if (runs == 1) {
+          if (num_rows <= kAtOnce) {
             ForRuns<kAtOnce>(num_rows, DirectBlock<Isa, kParts, kSteps, true>{
-                                           work, format.block_bytes, num_rows, 1});
+                                           work, format.block_bytes, num_rows});
           } else {
             ForRuns<kAtOnce>(num_rows, DirectBlock<Isa, kParts, kSteps, false>{
-                                           work, format.block_bytes, num_rows, runs});
+                                           work, format.block_bytes, num_rows});
           }
           continue;
         }
