@@ -28,6 +28,12 @@ ROWS = [
 EXTRA = {("data", "text")}
 LEVEL = {room: level for level, row in enumerate(ROWS) for room in row}
 
+# A folder inside a room: of that room it includes itself and what is named here. Its tests may include all of it.
+SUBROOMS = {
+    "backend/cpu/algebra": ["backend/cpu/memory.h", "backend/linalg.h"],
+    "backend/cpu/kernels": [],
+}
+
 # The room that stands behind each public header include/nibble/NAME.h.
 PUBLIC = {"error": "base", "engine": "engine", "quantize": "quantize", "evaluate": "eval"}
 
@@ -39,30 +45,29 @@ DOORS = {
     "yaml-cpp/": ["src/quantize/"],
     "nlohmann/": ["src/base/json"],
     "nibble_bridge.h": ["src/text/", "src/data/"],
-    "hwy/": ["src/backend/cpu/", "src/quantize/sweep"],
+    "hwy/": ["src/backend/cpu/algebra/", "src/quantize/sweep"],
     "boost/": ["src/server/"],
     "cuda": ["src/backend/cuda/", "src/dist/nccl.cu"],
     "cublas": ["src/backend/cuda/"],
     "cusolver": ["src/backend/cuda/"],
-    "dlfcn.h": ["src/backend/cpu/openblas.cc"],
+    "dlfcn.h": ["src/backend/cpu/algebra/openblas.cc"],
     "zlib.h": ["src/data/"],
     "zstd.h": ["src/data/"],
 }
 
 # Sources without a test of their own name, and what tests them instead.
 UNTESTED = {
-    "src/backend/cpu/attention_amx.cc": "src/backend/backend_test.cc: all instruction sets, same bits",
+    "src/backend/cpu/algebra/split_product_amx.cc": "split_product_test.cc, beside it",
+    "src/backend/cpu/algebra/split_tiles_amx.cc": "split_product_test.cc, beside it",
     "src/backend/cpu/cpu_backend.cc": "src/backend/backend_test.cc, beside the reference backend",
-    "src/backend/cpu/instruction_sets_other.cc": "a list; src/backend/backend_test.cc runs each entry",
-    "src/backend/cpu/instruction_sets_x86.cc": "a list; src/backend/backend_test.cc runs each entry",
-    "src/backend/cpu/kernels_amx.cc": "src/backend/backend_test.cc: all instruction sets, same bits",
-    "src/backend/cpu/kernels_avx2.cc": "src/backend/backend_test.cc: all instruction sets, same bits",
-    "src/backend/cpu/kernels_avx512.cc": "src/backend/backend_test.cc: all instruction sets, same bits",
-    "src/backend/cpu/kernels_avxvnni.cc": "src/backend/backend_test.cc: all instruction sets, same bits",
-    "src/backend/cpu/kernels_portable.cc": "src/backend/backend_test.cc: all instruction sets, same bits",
-    "src/backend/cpu/tile_kernels_amx.cc": "src/backend/cpu/tile_product_test.cc",
-    "src/backend/cpu/tile_product_other.cc": "says no; where it is compiled the products' tests are skipped",
-    "src/backend/cpu/tile_product_x86.cc": "src/backend/cpu/tile_product_test.cc",
+    "src/backend/cpu/kernels/attention_int8_amx.cc": "src/backend/backend_test.cc: all instruction sets, same bits",
+    "src/backend/cpu/kernels/instruction_sets_x86.cc": "a list; src/backend/backend_test.cc runs each entry",
+    "src/backend/cpu/kernels/packed_amx.cc": "src/backend/backend_test.cc: all instruction sets, same bits",
+    "src/backend/cpu/kernels/table_amx.cc": "src/backend/backend_test.cc: all instruction sets, same bits",
+    "src/backend/cpu/kernels/table_avx2.cc": "src/backend/backend_test.cc: all instruction sets, same bits",
+    "src/backend/cpu/kernels/table_avx512.cc": "src/backend/backend_test.cc: all instruction sets, same bits",
+    "src/backend/cpu/kernels/table_avxvnni.cc": "src/backend/backend_test.cc: all instruction sets, same bits",
+    "src/backend/cpu/kernels/table_portable.cc": "src/backend/backend_test.cc: all instruction sets, same bits",
     "src/backend/cuda/grouped_gemm.cc": "src/backend/cuda/emulator/kernels_test.cc, as every kernel",
     "src/backend/cuda/linalg_cuda.cc": "src/backend/cuda/emulator/kernels_test.cc, as every kernel",
     "src/backend/testing_layer.cc": "is part of a test",
@@ -115,6 +120,14 @@ def may_include(room, other):
     return other == room or LEVEL[other] < LEVEL[room] or (room, other) in EXTRA
 
 
+def within_subroom(path, target):
+    """Whether a source may include `target` of its own room, by SUBROOMS."""
+    for subroom, others in SUBROOMS.items():
+        if path.is_relative_to("src/" + subroom) and not path.stem.endswith("_test"):
+            return any(target.startswith(prefix) for prefix in [subroom + "/", *others])
+    return True
+
+
 def check_includes(path, text):
     room = room_of(path)
     if room is not None and room not in LEVEL:
@@ -143,6 +156,8 @@ def check_includes(path, text):
         elif first in LEVEL:
             if not may_include(room, first):
                 yield number, f"room '{room}' may not include room '{first}' (\"{target}\")"
+            elif first == room and not within_subroom(path, target):
+                yield number, f"{path.parent} may not include \"{target}\": see SUBROOMS in tools/tidy.py"
         elif "/" not in target and target != "nibble_bridge.h":
             yield number, f"include \"{target}\" by its full path from src/"
 

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <limits>
 
-#include "backend/cpu/instruction_set.h"
+#include "backend/cpu/kernels/instruction_set.h"
 #include "backend/testing_layer.h"
 
 namespace nibble {

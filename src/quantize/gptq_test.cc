@@ -8,7 +8,7 @@
 #include <random>
 #include <vector>
 
-#include "backend/cpu/linalg_openblas.h"
+#include "backend/cpu/algebra/host_algebra.h"
 #include "backend/reference/reference_linalg.h"
 #include "base/float16.h"
 

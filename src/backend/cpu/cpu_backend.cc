@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "backend/cpu/algebra/host_algebra.h"
 #include "backend/cpu/kv_store.h"
-#include "backend/cpu/linalg_openblas.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/router.h"
 #include "base/check.h"

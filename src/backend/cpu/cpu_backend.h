@@ -6,7 +6,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/cpu_weight.h"
-#include "backend/cpu/instruction_set.h"
+#include "backend/cpu/kernels/instruction_set.h"
 #include "backend/cpu/linear.h"
 #include "backend/cpu/memory.h"
 #include "backend/cpu/rope_table.h"

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "backend/buffer.h"
-#include "backend/cpu/kernels.h"
+#include "backend/cpu/kernels/table.h"
 #include "backend/weight.h"
 #include "base/thread_pool.h"
 

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "backend/cpu/cpu_weight.h"
-#include "backend/cpu/kernels.h"
+#include "backend/cpu/kernels/table.h"
 #include "backend/cpu/memory.h"
 #include "base/thread_pool.h"
 

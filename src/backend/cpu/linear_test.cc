@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "backend/cpu/instruction_set.h"
+#include "backend/cpu/kernels/instruction_set.h"
 #include "backend/testing_layer.h"
 
 namespace nibble::cpu {

@@ -3,7 +3,7 @@
 #include <atomic>
 #include <cstring>
 
-#include "backend/cpu/instruction_set.h"
+#include "backend/cpu/kernels/instruction_set.h"
 #include "backend/cpu/memory.h"
 #include "base/thread_pool.h"
 

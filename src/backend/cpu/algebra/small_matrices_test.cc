@@ -1,0 +1,105 @@
+#include "backend/cpu/algebra/small_matrices.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "backend/reference/reference_linalg.h"
+
+namespace nibble::cpu {
+namespace {
+
+constexpr float kOutside = -7;  // in the strict lower triangle, which is nobody's
+
+std::vector<float> Normal(int64_t count) {
+  std::mt19937 generator(7);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& value : values) value = normal(generator);
+  return values;
+}
+
+TEST(SmallGram, SumsTheUpperTriangleOfAnyShapeInAnyNumberOfParts) {
+  ReferenceLinalg reference;
+  for (const int64_t cols : {1, 4, 15, 16, 31, 33, 70, 128, 200}) {
+    for (const int64_t count : {0, 1, 3, 128, 300}) {
+      for (const bool scattered : {false, true}) {
+        const int64_t num_rows = 310;
+        const std::vector<float> x = Normal(num_rows * cols);
+        std::vector<int32_t> rows;
+        for (int32_t i = 0; i < count; ++i) rows.push_back(i * 37 % 310);
+        const GramInputs inputs{x.data(), scattered ? rows.data() : nullptr, count, cols};
+        const auto at = [&](int64_t i, int64_t j) { return static_cast<size_t>(i * cols + j); };
+        std::vector<float> start(at(cols, 0), kOutside);
+        for (int64_t i = 0; i < cols; ++i) {
+          for (int64_t j = i; j < cols; ++j) start[at(i, j)] = static_cast<float>(i - j);
+        }
+        std::vector<float> expected = start, found = start;
+        reference.GramUpdate(x.data(), inputs.rows, count, cols, expected.data());
+        AddSmallGram(inputs, 0, 1, found.data());
+        for (int64_t i = 0; i < cols; ++i) {
+          for (int64_t j = 0; j < i; ++j) ASSERT_EQ(found[at(i, j)], kOutside);
+          for (int64_t j = i; j < cols; ++j) {
+            ASSERT_NEAR(found[at(i, j)], expected[at(i, j)], 3e-4) << cols << " " << i << " " << j;
+          }
+        }
+        for (const int parts : {2, 3, 5}) {
+          std::vector<float> shared = start;
+          for (int part = parts - 1; part >= 0; --part) {
+            AddSmallGram(inputs, part, parts, shared.data());
+          }
+          ASSERT_EQ(shared, found) << cols << " columns in " << parts << " parts";
+        }
+      }
+    }
+  }
+}
+
+TEST(SmallInverseCholesky, EqualsTheReferenceAtAnySizeInsideALargerMatrix) {
+  ReferenceLinalg reference;
+  for (const int64_t n : {1, 2, 15, 16, 17, 31, 32, 33, 48, 65, 100, 144, 259}) {
+    const int64_t stride = n + 5;
+    const std::vector<float> x = Normal((n + 10) * n);
+    std::vector<float> expected(static_cast<size_t>(n * n), 0.0f);
+    reference.GramUpdate(x.data(), nullptr, n + 10, n, expected.data());
+    for (int64_t i = 0; i < n; ++i) {
+      expected[static_cast<size_t>(i * n + i)] += 0.1f * static_cast<float>(n);
+    }
+    std::vector<float> found(static_cast<size_t>(n * stride), kOutside);
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = i; j < n; ++j) {
+        found[static_cast<size_t>(i * stride + j)] = expected[static_cast<size_t>(i * n + j)];
+      }
+    }
+    ASSERT_EQ(reference.InverseCholesky(expected.data(), n), -1);
+    ASSERT_EQ(SmallInverseCholesky(found.data(), n, stride), -1);
+    const float scale = expected[static_cast<size_t>(n * n - 1)];
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j < stride; ++j) {
+        const float value = found[static_cast<size_t>(i * stride + j)];
+        if (j < i || j >= n) {
+          ASSERT_EQ(value, kOutside);
+        } else {
+          ASSERT_NEAR(value, expected[static_cast<size_t>(i * n + j)], 1e-4f * scale)
+              << n << " " << i << " " << j;
+        }
+      }
+    }
+  }
+}
+
+TEST(SmallInverseCholesky, NamesThePivotThatIsNotPositiveOrNotFinite) {
+  const int64_t n = 45;
+  for (const float bad : {-1.0f, 0.0f, std::nanf(""), INFINITY}) {
+    for (int64_t at = 0; at < n; ++at) {
+      std::vector<float> h(static_cast<size_t>(n * n), 0.0f);
+      for (int64_t i = 0; i < n; ++i) h[static_cast<size_t>(i * n + i)] = i == at ? bad : 1.0f;
+      EXPECT_EQ(SmallInverseCholesky(h.data(), n, n), at) << bad;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace nibble::cpu
