@@ -42,7 +42,7 @@ DOORS = {
     "CLI/": ["src/cli/"],
     "spdlog/": ["src/base/log.cc"],
     "openssl/": ["src/base/sha256.cc"],
-    "yaml-cpp/": ["src/quantize/"],
+    "yaml-cpp/": ["src/base/yaml.cc"],
     "nlohmann/": ["src/base/json"],
     "nibble_bridge.h": ["src/text/", "src/data/"],
     "hwy/": ["src/backend/cpu/algebra/", "src/quantize/sweep"],

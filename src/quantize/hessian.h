@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "backend/linalg.h"
-#include "quantize/pages.h"
+#include "base/big_memory.h"
 
 namespace nibble {
 

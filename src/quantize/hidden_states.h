@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <span>
 
-#include "quantize/pages.h"
+#include "base/big_memory.h"
 
 namespace nibble {
 

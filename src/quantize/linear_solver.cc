@@ -9,8 +9,8 @@
 #include <numeric>
 #include <utility>
 
+#include "base/big_memory.h"
 #include "base/check.h"
-#include "quantize/pages.h"
 #include "quantize/sweep.h"
 
 namespace nibble {

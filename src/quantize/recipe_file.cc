@@ -7,7 +7,7 @@
 #include <optional>
 #include <vector>
 
-#include "quantize/yaml.h"
+#include "base/yaml.h"
 
 namespace nibble {
 namespace {

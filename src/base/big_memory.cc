@@ -1,4 +1,4 @@
-#include "quantize/pages.h"
+#include "base/big_memory.h"
 
 #include <fmt/format.h>
 #include <sys/mman.h>

@@ -1,4 +1,4 @@
-#include "quantize/yaml.h"
+#include "base/yaml.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
