@@ -32,6 +32,9 @@ LEVEL = {room: level for level, row in enumerate(ROWS) for room in row}
 SUBROOMS = {
     "backend/cpu/algebra": ["backend/cpu/memory.h", "backend/linalg.h"],
     "backend/cpu/kernels": [],
+    "quantize/gptq": ["quantize/recipe.h"],
+    "quantize/passes": ["quantize/gptq/"],
+    "quantize/output": ["quantize/gptq/", "quantize/passes/", "quantize/recipe.h"],
 }
 
 # The room that stands behind each public header include/nibble/NAME.h.
@@ -45,7 +48,7 @@ DOORS = {
     "yaml-cpp/": ["src/base/yaml.cc"],
     "nlohmann/": ["src/base/json"],
     "nibble_bridge.h": ["src/text/", "src/data/"],
-    "hwy/": ["src/backend/cpu/algebra/", "src/quantize/sweep"],
+    "hwy/": ["src/backend/cpu/algebra/", "src/quantize/gptq/sweep"],
     "boost/": ["src/server/"],
     "cuda": ["src/backend/cuda/", "src/dist/nccl.cu"],
     "cublas": ["src/backend/cuda/"],
@@ -83,9 +86,9 @@ UNTESTED = {
     "src/cli/quantize_command.cc": "tests/e2e/quantize.sh",
     "src/cli/verify_command.cc": "tests/e2e/quantize.sh",
     "src/quantize/bench_gptq.cc": "it measures; nothing depends on it",
-    "src/quantize/layer_quantizer.cc": "pipeline_test.cc runs it in every mode",
-    "src/quantize/linear_solver.cc": "gptq_test.cc compares every variant with slow twins",
-    "src/quantize/written_layer.cc": "pipeline_test.cc: what is read back computes the same bits",
+    "src/quantize/gptq/linear_solver.cc": "gptq_test.cc, beside it, compares every variant with slow twins",
+    "src/quantize/layer_quantizer.cc": "run_test.cc runs it in every mode",
+    "src/quantize/output/written_layer.cc": "src/quantize/run_test.cc: what is read back computes the same bits",
 }
 
 OUTSIDERS = re.compile(  # written so that this file does not match itself

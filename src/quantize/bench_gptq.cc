@@ -6,8 +6,8 @@
 #include <chrono>
 #include <vector>
 
-#include "quantize/gptq.h"
-#include "quantize/hessian.h"
+#include "quantize/gptq/gptq.h"
+#include "quantize/gptq/hessian.h"
 
 namespace nibble {
 namespace {

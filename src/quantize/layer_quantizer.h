@@ -9,12 +9,13 @@
 
 #include "checkpoint/checkpoint.h"
 #include "nibble/quantize.h"
-#include "quantize/gptq.h"
-#include "quantize/hidden_states.h"
-#include "quantize/layer_statistics.h"
-#include "quantize/output_plan.h"
-#include "quantize/probe.h"
-#include "quantize/work.h"
+#include "quantize/gptq/gptq.h"
+#include "quantize/layer_work.h"
+#include "quantize/output/output_plan.h"
+#include "quantize/passes/hidden_states.h"
+#include "quantize/passes/layer_statistics.h"
+#include "quantize/passes/probe.h"
+#include "quantize/phase_clock.h"
 
 namespace nibble {
 

@@ -4,8 +4,8 @@
 
 #include "checkpoint/model_config.h"
 #include "nibble/quantize.h"
+#include "quantize/passes/token_batches.h"
 #include "quantize/recipe.h"
-#include "quantize/token_batches.h"
 
 namespace nibble {
 

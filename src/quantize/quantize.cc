@@ -5,8 +5,8 @@
 #include "base/file.h"
 #include "checkpoint/model_config.h"
 #include "data/calibration.h"
-#include "quantize/pipeline.h"
 #include "quantize/recipe_file.h"
+#include "quantize/run.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -36,11 +36,11 @@ RecipeOptions ReadRecipe(const std::filesystem::path& file) {
 }
 
 QuantizePlan PlanQuantization(const QuantizeOptions& options) {
-  return Pipeline(options, Load(options)).plan();
+  return QuantizationRun(options, Load(options)).plan();
 }
 
 QuantizeReport Quantize(const QuantizeOptions& options) {
-  return Pipeline(options, Load(options)).Run();
+  return QuantizationRun(options, Load(options)).Run();
 }
 
 }  // namespace nibble

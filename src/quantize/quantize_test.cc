@@ -8,7 +8,7 @@
 #include "checkpoint/checkpoint.h"
 #include "model/mixtral_weights.h"
 #include "model/scoring.h"
-#include "quantize/observer.h"
+#include "quantize/gptq/grid.h"
 #include "quantize/recipe.h"
 #include "tests/support/reference_data.h"
 #include "tests/support/temporary_directory.h"

@@ -9,7 +9,8 @@ namespace nibble::cuda {
 constexpr int32_t kBlockColumns = 128;
 
 // Quantizes a block of columns one after the other and takes the error of each out of the columns
-// behind it in the block: the sequential heart of GPTQ (quantize/sweep.h), symmetric 4-bit codes.
+// behind it in the block: the sequential heart of GPTQ (quantize/gptq/sweep.h), symmetric 4-bit
+// codes.
 //   code = clamp(round(w / scale), -8, 7), ties to even;  error = (w - code * scale) / U_ii;
 //   w_j -= error * U_ij for the columns j > i of the block
 struct ColumnBlockArgs {

@@ -1,0 +1,24 @@
+#include "quantize/gptq/hessian.h"
+
+#include <cmath>
+
+namespace nibble {
+
+Hessian::Hessian(int64_t size)
+    : size_(size),
+      pages_(static_cast<size_t>(size * size) * sizeof(float), "a Hessian"),
+      data_(reinterpret_cast<float*>(pages_.data())) {}
+
+void Hessian::Add(const float* x, const int32_t* rows, int64_t count, Linalg& linalg) {
+  linalg.GramUpdate(x, rows, count, size_, data_);
+  tokens_ += count;
+}
+
+bool Hessian::finite() const {
+  for (int64_t i = 0; i < size_; ++i) {
+    if (!std::isfinite(data_[i * size_ + i])) return false;
+  }
+  return true;
+}
+
+}  // namespace nibble

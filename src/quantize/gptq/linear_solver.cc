@@ -1,0 +1,429 @@
+#include "quantize/gptq/linear_solver.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <utility>
+
+#include "base/big_memory.h"
+#include "base/check.h"
+#include "quantize/gptq/sweep.h"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t kFarColumns = 512;
+constexpr int64_t kMaxSampledRows = 64;  // for the error figures
+
+size_t Size(int64_t value) { return static_cast<size_t>(value); }
+
+// Row `index` of `count` evenly spaced ones.
+int64_t SampledRow(int64_t index, int64_t count, int64_t rows) { return index * rows / count; }
+
+// to [cols, to_rows] = from [rows, cols] with its columns in `order`; rows after `rows` become
+// zero.
+void TransposeInOrder(const float* from, int64_t rows, int64_t cols, std::span<const int32_t> order,
+                      int64_t to_rows, float* to) {
+  constexpr int64_t kTile = 32;
+  for (int64_t first = 0; first < cols; first += kTile) {
+    const int64_t last = std::min(first + kTile, cols);
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t i = first; i < last; ++i) {
+        to[i * to_rows + row] = from[row * cols + order[Size(i)]];
+      }
+    }
+    for (int64_t i = first; i < last; ++i) {
+      std::fill(to + i * to_rows + rows, to + (i + 1) * to_rows, 0.0f);
+    }
+  }
+}
+
+// to [rows, cols] = from [cols, from_rows], whose columns stand in `order`.
+void TransposeBack(const int8_t* from, int64_t rows, int64_t cols, std::span<const int32_t> order,
+                   int64_t from_rows, int8_t* to) {
+  constexpr int64_t kTile =
+      16;  // rows: wide matrices would put more of them in the same cache sets
+  for (int64_t first = 0; first < rows; first += kTile) {
+    const int64_t last = std::min(first + kTile, rows);
+    for (int64_t i = 0; i < cols; ++i) {
+      for (int64_t row = first; row < last; ++row) {
+        to[row * cols + order[Size(i)]] = from[i * from_rows + row];
+      }
+    }
+  }
+}
+
+struct Squares {
+  double error = 0;
+  double norm = 0;
+};
+
+// Sums of (weight - decoded)^2 and weight^2. Side by side in floats, which are emptied into doubles
+// before they lose anything that matters.
+Squares SumSquares(const float* weights, const float* decoded, int64_t count) {
+  constexpr int64_t kLanes = 16;
+  constexpr int64_t kRun = 128;
+  Squares sums;
+  for (int64_t first = 0; first < count; first += kRun) {
+    const int64_t last = std::min(first + kRun, count);
+    float errors[kLanes] = {};
+    float norms[kLanes] = {};
+    int64_t k = first;
+    for (; k + kLanes <= last; k += kLanes) {
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        const float weight = weights[k + lane];
+        const float error = weight - decoded[k + lane];
+        errors[lane] += error * error;
+        norms[lane] += weight * weight;
+      }
+    }
+    for (; k < last; ++k) {
+      const float error = weights[k] - decoded[k];
+      errors[0] += error * error;
+      norms[0] += weights[k] * weights[k];
+    }
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      sums.error += static_cast<double>(errors[lane]);
+      sums.norm += static_cast<double>(norms[lane]);
+    }
+  }
+  return sums;
+}
+
+bool AllFinite(const float* values, int64_t count) {
+  constexpr uint32_t kExponent = 0x7f800000u;
+  uint32_t bad = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    bad |= (std::bit_cast<uint32_t>(values[i]) & kExponent) == kExponent ? 1u : 0u;
+  }
+  return bad == 0;
+}
+
+// Scratch of a chunk, kept by its thread from chunk to chunk.
+class Scratch {
+ public:
+  explicit Scratch(size_t bytes) {
+    if (bytes + kMaxArrays * kAlignment > pages_.size()) {
+      pages_ = Pages();  // first free, then allocate
+      pages_ = Pages(bytes + kMaxArrays * kAlignment, "the sweep");
+    }
+    next_ = pages_.data();
+  }
+
+  // At most kMaxArrays times; what was there before is still there.
+  template <typename T>
+  std::span<T> Take(int64_t count) {
+    T* const first = reinterpret_cast<T*>(next_);
+    next_ += (Size(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
+    NIBBLE_CHECK(next_ <= pages_.data() + pages_.size());
+    return {first, Size(count)};
+  }
+
+ private:
+  static constexpr size_t kAlignment = 64;
+  static constexpr size_t kMaxArrays = 16;
+  static thread_local Pages pages_;
+  std::byte* next_;
+};
+
+thread_local Pages Scratch::pages_;
+
+}  // namespace
+
+LinearSolver::LinearSolver(const Recipe& recipe, DType scale_dtype, const DenseLinear& linear,
+                           const HessianFactor* factor)
+    : recipe_(&recipe), scale_dtype_(scale_dtype), linear_(&linear), factor_(factor) {
+  NIBBLE_CHECK(linear.weight.shape().rank() == 2);
+  rows_ = linear.weight.shape()[0];
+  cols_ = linear.weight.shape()[1];
+  group_size_ = recipe.GroupSize(cols_);
+  if (cols_ % group_size_ != 0) {
+    throw Error(
+        ErrorCode::kUnsupported,
+        fmt::format("{}: its {} inputs are not a multiple of the group size {}; choose another "
+                    "--group-size (channel always works) or leave it out with --ignore {}",
+                    linear.module, cols_, group_size_, linear.module));
+  }
+  NIBBLE_CHECK(factor == nullptr || factor->size() == cols_);
+  num_groups_ = cols_ / group_size_;
+  // Long chunks feed the matrix product well; short ones keep the threads busy on small Linears.
+  chunk_rows_ = (rows_ >= 4096 ? 8 : rows_ >= 2048 ? 4 : 1) * kSweepRowMultiple;
+
+  order_.resize(Size(cols_));
+  group_at_.resize(Size(cols_));
+  group_of_.resize(Size(cols_));
+  const bool ordered_groups = recipe.act_order == ActOrder::kGroup && factor != nullptr;
+  for (int64_t i = 0; i < cols_; ++i) {
+    const int32_t column = factor != nullptr ? factor->order()[Size(i)] : static_cast<int32_t>(i);
+    order_[Size(i)] = column;
+    group_at_[Size(i)] = static_cast<int32_t>((ordered_groups ? i : column) / group_size_);
+    group_of_[Size(column)] = group_at_[Size(i)];
+  }
+  if (factor != nullptr) {
+    for (int32_t k = 0; k < cols_; ++k) {
+      if (factor->is_dead(k)) dead_columns_.push_back(k);
+    }
+  }
+  if (recipe.observer == Observer::kImatrixMse) {
+    if (factor != nullptr) {
+      importance_.assign(factor->diagonal().begin(), factor->diagonal().end());
+    } else {
+      importance_.assign(Size(cols_), 1.0f);
+    }
+  }
+
+  packed_.bits = recipe.bits;
+  packed_.rows = rows_;
+  packed_.cols = cols_;
+  packed_.group_size = group_size_;
+  packed_.packed = Tensor(DType::kI32, Shape{rows_, (cols_ * recipe.bits + 31) / 32});
+  packed_.scales = Tensor(scale_dtype, Shape{rows_, num_groups_});
+  if (ordered_groups) packed_.g_idx = Tensor::FromVector(group_of_, Shape{cols_});
+  if (!recipe.symmetric) zero_points_.resize(Size(rows_ * num_groups_));
+  losses_.resize(Size(rows_));
+  output_errors_.resize(Size(rows_));
+  weight_errors_.resize(Size(rows_));
+  weight_norms_.resize(Size(rows_));
+}
+
+void LinearSolver::ReadRows(int64_t first, int64_t count, float* out) const {
+  const TensorView rows = linear_->weight.Rows(first, count);
+  ToFloat(rows, std::span(out, Size(count * cols_)));
+  if (AllFinite(out, count * cols_)) return;
+  for (int64_t i = 0; i < count * cols_; ++i) {
+    if (!std::isfinite(out[i])) {
+      throw Error(
+          ErrorCode::kInvalidData,
+          fmt::format("{}.weight: the value at [{}, {}] is {}; a checkpoint with such weights "
+                      "cannot be quantized",
+                      linear_->module, first + i / cols_, i % cols_, out[i]));
+    }
+  }
+}
+
+void LinearSolver::ObserveRow(const float* row, float* ordered, Grid* grids) const {
+  const bool permuted = packed_.g_idx.has_value();
+  std::vector<float> ordered_importance;
+  const float* values = row;
+  const float* importance = importance_.data();
+  if (permuted) {
+    for (int64_t i = 0; i < cols_; ++i) ordered[i] = row[order_[Size(i)]];
+    values = ordered;
+    if (!importance_.empty()) {
+      for (const int32_t column : order_) ordered_importance.push_back(importance_[Size(column)]);
+      importance = ordered_importance.data();
+    }
+  }
+  for (int64_t group = 0; group < num_groups_; ++group) {
+    const size_t size = Size(group_size_);
+    const int64_t first = group * group_size_;
+    grids[group] = ObserveGroup(
+        *recipe_, scale_dtype_, std::span(values + first, size),
+        importance_.empty() ? std::span<const float>() : std::span(importance + first, size));
+  }
+}
+
+void LinearSolver::MeasureRounding(Linalg& linalg) {
+  const int64_t count = std::min(rows_, kMaxSampledRows);
+  // Columns [0, count): rounding errors; [count, 2 count): the weights themselves.
+  std::vector<float> x(Size(cols_ * 2 * count));
+  linalg.ParallelFor(count, [&](int64_t sample, int) {
+    std::vector<float> row(Size(cols_)), ordered(Size(cols_));
+    std::vector<Grid> grids(Size(num_groups_));
+    ReadRows(SampledRow(sample, count, rows_), 1, row.data());
+    ObserveRow(row.data(), ordered.data(), grids.data());
+    for (int64_t k = 0; k < cols_; ++k) {
+      const Grid& grid = grids[Size(group_of_[Size(k)])];
+      const float weight = row[Size(k)];
+      const float decoded = (QuantizeOne(*recipe_, grid, weight) - grid.zero_point) * grid.scale;
+      x[Size(k * 2 * count + sample)] = weight - decoded;
+      x[Size(k * 2 * count + count + sample)] = weight;
+    }
+  });
+  const std::vector<double> energies = factor_->QuadraticForms(x.data(), 2 * count);
+  const auto weights = energies.begin() + count;
+  sampled_rounding_ = std::accumulate(energies.begin(), weights, 0.0);
+  sampled_energy_ = std::accumulate(weights, energies.end(), 0.0);
+}
+
+void LinearSolver::SolveChunk(int64_t chunk, bool use_factor, Linalg& linalg) {
+  const int64_t first_row = chunk * chunk_rows_;
+  const int64_t count = std::min(chunk_rows_, rows_ - first_row);
+  const int64_t padded = (count + kSweepRowMultiple - 1) / kSweepRowMultiple * kSweepRowMultiple;
+  const int64_t block_size = std::min(recipe_->block_size, cols_);
+  // The errors of a few blocks are spread to the columns beyond them together: longer products.
+  const int64_t far = std::max<int64_t>(1, kFarColumns / block_size) * block_size;
+  Scratch scratch(sizeof(float) * Size(count * cols_ + padded * (cols_ + far) + cols_ +
+                                       (2 * num_groups_ + 1) * padded) +
+                  Size((count + padded) * cols_));
+  float* const weights = scratch.Take<float>(count * cols_).data();
+  float* const current = scratch.Take<float>(cols_ * padded).data();
+  float* const errors = scratch.Take<float>(far * padded).data();
+  const std::span<float> scales = scratch.Take<float>(num_groups_ * padded);
+  const std::span<float> zero_points = scratch.Take<float>(num_groups_ * padded);
+  float* const block_losses = scratch.Take<float>(padded).data();
+  float* const decoded = scratch.Take<float>(cols_).data();
+  int8_t* const codes_at = scratch.Take<int8_t>(cols_ * padded).data();
+  const std::span<int8_t> codes = scratch.Take<int8_t>(count * cols_);
+  ReadRows(first_row, count, weights);
+
+  std::vector<float> ordered(packed_.g_idx ? Size(cols_) : 0);
+  std::vector<Grid> grids(Size(num_groups_));
+  std::ranges::fill(scales, 1.0f);  // rows of padding, too
+  std::ranges::fill(zero_points, 0.0f);
+  for (int64_t row = 0; row < count; ++row) {
+    ObserveRow(weights + row * cols_, ordered.data(), grids.data());
+    StoreGrids(first_row + row, grids);
+    for (int64_t group = 0; group < num_groups_; ++group) {
+      scales[Size(group * padded + row)] = grids[Size(group)].scale;
+      zero_points[Size(group * padded + row)] = grids[Size(group)].zero_point;
+    }
+  }
+
+  // The sweep, on the transposed chunk.
+  TransposeInOrder(weights, count, cols_, order_, padded, current);
+  if (use_factor && recipe_->dead_columns == DeadColumns::kZero) {
+    for (int64_t i = 0; i < cols_; ++i) {
+      if (!factor_->is_dead(order_[Size(i)])) continue;
+      float* const column = current + i * padded;
+      std::fill(column, column + padded, 0.0f);
+    }
+  }
+  for (int64_t first = 0; first < cols_; first += block_size) {
+    SweepBlock block;
+    block.columns = std::min(block_size, cols_ - first);
+    block.rows = padded;
+    block.weights = current + first * padded;
+    block.factor = use_factor ? factor_->factor() + first * cols_ + first : nullptr;
+    block.factor_stride = cols_;
+    block.groups = group_at_.data() + first;
+    block.scales = scales.data();
+    block.zero_points = zero_points.data();
+    block.min_code = static_cast<float>(recipe_->min_code());
+    block.max_code = static_cast<float>(recipe_->max_code());
+    block.codes = codes_at + first * padded;
+    block.errors = errors + first % far * padded;
+    block.losses = block_losses;
+    Sweep(block);
+    const int64_t next = first + block.columns;
+    if (!use_factor) continue;
+    for (int64_t row = 0; row < count; ++row) {
+      losses_[Size(first_row + row)] += static_cast<double>(block.losses[row]);
+    }
+    // Errors of columns [from, next) to columns [next, to).
+    const auto spread = [&](int64_t from, int64_t to) {
+      linalg.TransposedMultiplyAdd(-1.0f, factor_->factor() + from * cols_ + next, cols_,
+                                   errors + from % far * padded, padded, current + next * padded,
+                                   padded, to - next, padded, next - from);
+    };
+    if (next % far == 0) {
+      spread(next - far, cols_);
+    } else {
+      spread(first, std::min(next / far * far + far, cols_));
+    }
+  }
+
+  // Back to rows: codes, and how far they are from what they stand for.
+  TransposeBack(codes_at, count, cols_, order_, padded, codes.data());
+  const double damping = use_factor ? static_cast<double>(factor_->damping_added()) : 0;
+  for (int64_t row = 0; row < count; ++row) {
+    for (int64_t group = 0; group < num_groups_; ++group) {
+      const size_t at = Size(group * padded + row);
+      grids[Size(group)] = {scales[at], zero_points[at]};
+    }
+    const float* const row_weights = weights + row * cols_;
+    DecodeRow(codes.data() + row * cols_, grids.data(), decoded);
+    const Squares squares = SumSquares(row_weights, decoded, cols_);
+    double dead_error = 0;
+    if (use_factor) {
+      for (const int32_t k : dead_columns_) {
+        const double error = static_cast<double>(row_weights[k] - decoded[k]);
+        dead_error += error * error;
+      }
+    }
+    const size_t at = Size(first_row + row);
+    weight_errors_[at] = squares.error;
+    weight_norms_[at] = squares.norm;
+    // The sweep's squared errors sum to D (H + damping) D^T, a dead column standing in H with a
+    // one.
+    output_errors_[at] = std::max(0.0, losses_[at] - damping * squares.error - dead_error);
+  }
+  const Tensor words = PackCodes(codes, count, cols_, recipe_->bits);
+  std::memcpy(packed_.packed.data() + first_row * packed_.packed.shape()[1] * 4,
+              words.view().data(), Size(words.view().size_bytes()));
+}
+
+void LinearSolver::DecodeRow(const int8_t* codes, const Grid* grids, float* out) const {
+  if (packed_.g_idx) {
+    for (int64_t k = 0; k < cols_; ++k) {
+      const Grid& grid = grids[group_of_[Size(k)]];
+      out[k] = (static_cast<float>(codes[k]) - grid.zero_point) * grid.scale;
+    }
+    return;
+  }
+  for (int64_t first = 0; first < cols_; first += group_size_) {
+    const Grid grid = grids[first / group_size_];
+    for (int64_t k = first; k < first + group_size_; ++k) {
+      out[k] = (static_cast<float>(codes[k]) - grid.zero_point) * grid.scale;
+    }
+  }
+}
+
+void LinearSolver::StoreGrids(int64_t row, std::span<const Grid> grids) {
+  std::vector<float> scales;
+  for (const Grid& grid : grids) scales.push_back(grid.scale);
+  const Tensor stored = FromFloat(scales, scale_dtype_, Shape{num_groups_});
+  std::memcpy(packed_.scales.data() + row * num_groups_ * DTypeSize(scale_dtype_),
+              stored.view().data(), Size(stored.view().size_bytes()));
+  if (recipe_->symmetric) return;
+  for (int64_t group = 0; group < num_groups_; ++group) {
+    zero_points_[Size(row * num_groups_ + group)] =
+        static_cast<int8_t>(grids[Size(group)].zero_point);
+  }
+}
+
+QuantizedLinear LinearSolver::Finish(bool used_factor, int64_t tokens, double seconds) {
+  LinearReport report;
+  report.module = linear_->module;
+  report.rows = rows_;
+  report.cols = cols_;
+  report.tokens = tokens;
+  // Without a token the factor is diagonal, and the sweep rounds.
+  report.method = Name(used_factor && tokens > 0 ? Method::kGptq : Method::kRoundToNearest);
+  report.seconds = seconds;
+  double error = 0, norm = 0, loss = 0;
+  for (int64_t row = 0; row < rows_; ++row) {
+    error += weight_errors_[Size(row)];
+    norm += weight_norms_[Size(row)];
+    loss += losses_[Size(row)];
+  }
+  report.weight_error = norm > 0 ? error / norm : 0;
+  report.loss = loss / 2;
+  if (factor_ != nullptr) {
+    report.dead_columns = factor_->num_dead();
+    report.retries = factor_->retries();
+    if (used_factor) report.dampening = factor_->dampening();
+  }
+  if (sampled_energy_ > 0) {
+    report.relative_error_rtn = sampled_rounding_ / sampled_energy_;
+    report.relative_error = report.relative_error_rtn;
+    if (used_factor) {
+      const int64_t count = std::min(rows_, kMaxSampledRows);
+      double sum = 0;
+      for (int64_t sample = 0; sample < count; ++sample) {
+        sum += output_errors_[Size(SampledRow(sample, count, rows_))];
+      }
+      report.relative_error = sum / sampled_energy_;
+    }
+  }
+  if (!recipe_->symmetric) {
+    packed_.zero_point = PackZeroPoints(zero_points_, rows_, num_groups_, recipe_->bits);
+  }
+  return {std::move(packed_), std::move(report)};
+}
+
+}  // namespace nibble

@@ -1,0 +1,188 @@
+#include "quantize/output/output_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "base/sha256.h"
+#include "nibble/error.h"
+
+namespace nibble {
+namespace {
+
+constexpr char kEmbedding[] = "model.embed_tokens.weight";
+constexpr char kFinalNorm[] = "model.norm.weight";
+
+// The dense tensor of a Linear of the (unquantized) input.
+TensorView DenseView(const Checkpoint& source, const LinearSpec& spec) {
+  const WeightView weight = FindLinear(source, spec);
+  NIBBLE_CHECK(std::holds_alternative<TensorView>(weight));
+  return std::get<TensorView>(weight);
+}
+
+int64_t PackedCount(int64_t count, int bits) { return (count * bits + 31) / 32; }
+
+}  // namespace
+
+PackedNames::PackedNames(const std::string& module)
+    : packed(module + ".weight_packed"),
+      scale(module + ".weight_scale"),
+      shape(module + ".weight_shape"),
+      zero_point(module + ".weight_zero_point"),
+      g_idx(module + ".weight_g_idx") {}
+
+OutputPlan::OutputPlan(const Checkpoint& source, const Recipe& recipe)
+    : source_(&source), recipe_(&recipe) {
+  const ModelConfig& config = source.config();
+  const std::vector<LinearSpec> all = AllLinears(config);
+  const DType stored = DenseView(source, all.front()).dtype();
+  converts_dense_ = stored == DType::kF32;
+  dtype_ = stored == DType::kF16 ? DType::kF16 : DType::kBF16;
+
+  const Shape norm{config.hidden_size};
+  const Shape table{config.vocab_size, config.hidden_size};
+  units_.push_back({"embedding", {}});
+  AddTensor(units_.back(), kEmbedding, table, FindTensor(source, kEmbedding, table).dtype());
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    const std::string prefix = mixtral_names::Layer(layer);
+    UnitPlan unit{prefix, {}};
+    const auto add_norm = [&](const char* name) {
+      const std::string full = prefix + name;
+      AddTensor(unit, full, norm, FindTensor(source, full, norm).dtype());
+    };
+    const LinearSpec router{mixtral_names::Router(layer), config.num_experts, config.hidden_size};
+    if (IsTarget(recipe, router.module)) {
+      throw Error(ErrorCode::kUnsupported,
+                  fmt::format("{}: the recipe would quantize this router, which nibble never does; "
+                              "add 're:.*block_sparse_moe\\.gate$' to ignore",
+                              router.module));
+    }
+    add_norm(".input_layernorm.weight");
+    const std::vector<LinearSpec> linears = LayerLinears(config, layer);
+    for (size_t i = 0; i < linears.size(); ++i) {
+      if (i == 4) {  // after the attention
+        add_norm(".post_attention_layernorm.weight");
+        AddLinear(unit, router);
+      }
+      AddLinear(unit, linears[i]);
+    }
+    units_.push_back(std::move(unit));
+  }
+  if (IsTarget(recipe, "lm_head")) {
+    throw Error(
+        ErrorCode::kUnsupported,
+        "lm_head: the recipe would quantize the head, which nibble never does; add lm_head to "
+        "ignore");
+  }
+  UnitPlan head{"head", {}};
+  AddTensor(head, kFinalNorm, norm, FindTensor(source, kFinalNorm, norm).dtype());
+  if (!config.tie_word_embeddings) AddLinear(head, all.back());
+  units_.push_back(std::move(head));
+}
+
+bool OutputPlan::IsQuantized(const std::string& module) const { return IsTarget(*recipe_, module); }
+
+void OutputPlan::AddTensor(UnitPlan& unit, const std::string& name, const Shape& shape,
+                           DType dtype) const {
+  unit.tensors.push_back(
+      {name, converts_dense_ && dtype == DType::kF32 ? DType::kBF16 : dtype, shape});
+}
+
+void OutputPlan::AddLinear(UnitPlan& unit, const LinearSpec& spec) const {
+  const TensorView view = DenseView(*source_, spec);
+  if (!IsQuantized(spec.module)) {
+    AddTensor(unit, spec.module + ".weight", view.shape(), view.dtype());
+    return;
+  }
+  const int64_t group = recipe_->GroupSize(spec.cols);
+  if (spec.cols % group != 0) {
+    throw Error(
+        ErrorCode::kUnsupported,
+        fmt::format("{}: its {} inputs are not a multiple of the group size {}; choose another "
+                    "--group-size (channel always works), or leave it out with --ignore",
+                    spec.module, spec.cols, group));
+  }
+  const PackedNames names(spec.module);
+  const int64_t num_groups = spec.cols / group;
+  const int bits = recipe_->bits;
+  unit.tensors.push_back(
+      {names.packed, DType::kI32, Shape{spec.rows, PackedCount(spec.cols, bits)}});
+  unit.tensors.push_back({names.scale, dtype_, Shape{spec.rows, num_groups}});
+  unit.tensors.push_back({names.shape, DType::kI64, Shape{2}});
+  if (!recipe_->symmetric) {
+    unit.tensors.push_back(
+        {names.zero_point, DType::kI32, Shape{PackedCount(spec.rows, bits), num_groups}});
+  }
+  if (recipe_->act_order == ActOrder::kGroup) {
+    unit.tensors.push_back({names.g_idx, DType::kI32, Shape{spec.cols}});
+  }
+}
+
+std::string OutputPlan::ConfigJson() const {
+  QuantConfig config;
+  config.bits = recipe_->bits;
+  config.group_size = recipe_->group_size;
+  config.symmetric = recipe_->symmetric;
+  config.act_order = recipe_->act_order;
+  config.observer = Name(recipe_->observer);
+  for (const LinearSpec& spec : AllLinears(source_->config())) {
+    const bool is_layers = spec.module != "lm_head" && !spec.module.ends_with(".gate");
+    if (!is_layers || !IsQuantized(spec.module)) config.ignore.push_back(spec.module);
+  }
+  Json document = source_->config().raw;
+  if (converts_dense_) document[document.contains("dtype") ? "dtype" : "torch_dtype"] = "bfloat16";
+  document["quantization_config"] = QuantConfigToJson(config);
+  return document.dump(2) + "\n";
+}
+
+std::vector<std::string> OutputPlan::dropped() const {
+  std::vector<const std::byte*> used;
+  const ModelConfig& config = source_->config();
+  for (const LinearSpec& spec : AllLinears(config)) {
+    used.push_back(DenseView(*source_, spec).data());
+  }
+  for (const UnitPlan& unit : units_) {
+    for (const TensorPlan& tensor : unit.tensors) {
+      if (source_->Has(tensor.name)) used.push_back(source_->Get(tensor.name).data());
+    }
+  }
+  std::sort(used.begin(), used.end());
+  std::vector<std::string> dropped;
+  for (const std::string& name : source_->names()) {
+    const TensorView view = source_->Get(name);
+    const auto first = std::lower_bound(used.begin(), used.end(), view.data());
+    if (first == used.end() || *first >= view.data() + std::max<int64_t>(view.size_bytes(), 1)) {
+      dropped.push_back(name);
+    }
+  }
+  return dropped;
+}
+
+void UnitTensors::AddDense(const TensorView& view) {
+  if (plan_->converts_dense() && view.dtype() == DType::kF32) {
+    owned_.push_back(FromFloat(view.As<float>(), DType::kBF16, view.shape()));
+    views_.push_back(owned_.back().view());
+  } else {
+    views_.push_back(view);
+  }
+}
+
+void UnitTensors::AddQuantized(const QuantizedLinear& linear) {
+  const PackedTensor& packed = linear.packed;
+  views_.push_back(packed.packed.view());
+  views_.push_back(packed.scales.view());
+  owned_.push_back(Tensor::FromVector<int64_t>({packed.rows, packed.cols}, Shape{2}));
+  views_.push_back(owned_.back().view());
+  if (packed.zero_point) views_.push_back(packed.zero_point->view());
+  if (packed.g_idx) views_.push_back(packed.g_idx->view());
+}
+
+std::string UnitTensors::Sha256() const {
+  Sha256Hasher hasher;
+  for (const TensorView& view : views_) hasher.Add(view.bytes());
+  return hasher.Finish();
+}
+
+}  // namespace nibble

@@ -1,0 +1,68 @@
+#include "quantize/passes/expert_slots.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <vector>
+
+namespace nibble {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+// Four tokens, three experts, two each.
+Routing ExampleRouting() {
+  Routing routing;
+  routing.num_tokens = 4;
+  routing.num_experts = 3;
+  routing.top_k = 2;
+  routing.experts = {0, 1, 2, 0, 0, 1, 1, 0};
+  routing.weights = {0.6f, 0.4f, 0.5f, 0.5f, 0.9f, 0.1f, 0.7f, 0.3f};
+  routing.logits = {3, 2, 0, 2, 1, 3, 5, 4, 3, 4, 5, 2};
+  routing.GroupByExpert(0, 3);
+  return routing;
+}
+
+TEST(SelectSlots, RoutedTokensByDefault) {
+  Routing slots;
+  SelectSlots(ExampleRouting(), 100, {}, 1, 3, slots);
+  EXPECT_THAT(slots.expert_starts, ElementsAre(0, 0, 3, 4));
+  EXPECT_THAT(slots.slot_tokens, ElementsAre(0, 2, 3, 1));
+}
+
+TEST(SelectSlots, AllTokensWhenAsked) {
+  Routing slots;
+  ExpertSelection selection;
+  selection.all_tokens = true;
+  SelectSlots(ExampleRouting(), 100, selection, 0, 2, slots);
+  EXPECT_THAT(slots.expert_starts, ElementsAre(0, 4, 8, 8));
+  EXPECT_THAT(slots.slot_tokens, ElementsAre(0, 1, 2, 3, 0, 1, 2, 3));
+}
+
+TEST(SelectSlots, ExtraTokensInTheirPlaces) {
+  Routing slots;
+  ExpertSelection selection;
+  selection.extra_tokens = {{}, {}, {3, 99, 100, 103, 104}};
+  SelectSlots(ExampleRouting(), 100, selection, 0, 3, slots);
+  EXPECT_THAT(slots.expert_starts, ElementsAre(0, 4, 7, 10));
+  EXPECT_THAT(std::vector<int32_t>(slots.slot_tokens.begin() + 7, slots.slot_tokens.end()),
+              ElementsAre(0, 1, 3));
+  EXPECT_EQ(slots.slot_weights.size(), 10u);
+}
+
+TEST(RouterCensus, CountsAndFindsTheLikeliestUnroutedTokens) {
+  RouterCensus census(4, 3, true);
+  census.Add(ExampleRouting(), 0);
+  EXPECT_THAT(census.tokens_per_expert(), ElementsAre(4, 3, 1));
+  // Expert 2 has token 1; of the others, softmax gives it most in token 2, then in 0.
+  const auto extra = census.TopUp(3);
+  EXPECT_THAT(extra[0], IsEmpty());
+  EXPECT_THAT(extra[1], IsEmpty());
+  EXPECT_THAT(extra[2], ElementsAre(0, 2));
+  EXPECT_THAT(census.TopUp(2)[2], ElementsAre(2));
+  EXPECT_THAT(census.TopUp(100)[2], ElementsAre(0, 2, 3));  // there are no more
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "nibble/quantize.h"
+#include "quantize/passes/activation_stream.h"
+
+namespace nibble {
+
+// Log-likelihood of the probe's own next tokens.
+struct ProbeScore {
+  double nll = 0;  // nats
+  int64_t tokens = 0;
+  double perplexity() const;
+};
+
+// The original model beside the quantized one, on the first calibration tokens: they go through
+// every layer with its unquantized weights, never through a quantized one, so that the difference
+// to the same rows of the quantized stream is what quantization has done so far.
+class Probe {
+ public:
+  static constexpr int64_t kMaxTokens = 1024;
+
+  // `batches` holds at most one step. `outer` (final norm and head) and the rest must outlive this.
+  Probe(const ModelConfig& config, const TokenBatches& batches, Backend& backend,
+        Workspace& workspace, const OuterWeights& outer);
+
+  bool empty() const { return batches_->num_tokens == 0; }
+  int64_t num_tokens() const { return batches_->num_tokens; }
+
+  void Embed();
+  // The layer in two strokes, the second repeated for runs of experts in increasing order; only the
+  // weights concerned need be there.
+  void RunAttention(const LayerWeights& weights);
+  void RunExperts(const LayerWeights& weights, int64_t first, int64_t last);
+
+  // Compares with the first rows of the quantized stream. Throws kInvalidData if its logits are not
+  // finite.
+  Divergence Compare(const HiddenStates& quantized);
+
+  // How well the probe's tokens are predicted from these activations after the last layer.
+  ProbeScore Score(const HiddenStates& hidden);
+  const HiddenStates& original() const { return hidden_; }
+
+ private:
+  // Calls visit(index into rows, logits [vocab]) for rows of `hidden`.
+  void ForEachLogits(const HiddenStates& hidden, std::span<const int32_t> rows,
+                     const std::function<void(size_t, std::span<const float>)>& visit);
+
+  const ModelConfig* config_;
+  const TokenBatches* batches_;
+  Backend* backend_;
+  Workspace* workspace_;
+  const OuterWeights* outer_;
+  DecoderLayer layer_;
+  ActivationStream stream_;
+  HiddenStates hidden_;  // after the last finished layer, or growing by experts
+  HiddenStates middle_;  // between attention and experts
+};
+
+}  // namespace nibble

@@ -1,0 +1,458 @@
+#include "quantize/run.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "backend/make_backend.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/progress.h"
+#include "base/sha256.h"
+#include "base/system.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/checkpoint_writer.h"
+#include "quantize/layer_quantizer.h"
+#include "quantize/layer_work.h"
+#include "quantize/memory_plan.h"
+#include "quantize/output/output_plan.h"
+#include "quantize/output/read_back.h"
+#include "quantize/output/written_layer.h"
+#include "quantize/passes/probe.h"
+#include "quantize/phase_clock.h"
+#include "quantize/recipe_file.h"
+#include "quantize/report.h"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr char kReportName[] = "quantization_report.jsonl";
+constexpr char kRecipeName[] = "recipe.yaml";
+// A quantized model whose perplexity is so much worse than its original's was damaged, not
+// quantized.
+constexpr double kMaxPerplexityRatio = 2;
+
+Checkpoint OpenSource(const QuantizeOptions& options) {
+  std::error_code ignored;
+  if (fs::weakly_canonical(options.input, ignored) ==
+      fs::weakly_canonical(options.output, ignored)) {
+    throw Error(ErrorCode::kInvalidArgument,
+                options.output.string() + ": input and output are the same directory");
+  }
+  Checkpoint source(options.input);
+  if (source.quant_config()) {
+    throw Error(ErrorCode::kUnsupported,
+                options.input.string() +
+                    ": is quantized already; quantize the original 16- or 32-bit checkpoint");
+  }
+  return source;
+}
+
+// Identifies the input without reading all of it: names, types, shapes and the first values of
+// every tensor, and the whole config.
+std::string Fingerprint(const Checkpoint& source) {
+  Sha256Hasher hasher;
+  const auto add = [&](const std::string& text) { hasher.Add(std::as_bytes(std::span(text))); };
+  add(source.config().raw.dump());
+  for (const std::string& name : source.names()) {
+    const TensorView view = source.Get(name);
+    add(fmt::format("{} {} {}\n", name, DTypeName(view.dtype()), view.shape().ToString()));
+    hasher.Add(view.bytes().first(std::min<size_t>(view.bytes().size(), 1024)));
+  }
+  return hasher.Finish();
+}
+
+}  // namespace
+
+struct QuantizationRun::State {
+  State(const QuantizeOptions& given, CalibrationSet set)
+      : options(given),
+        recipe(MakeRecipe(given.recipe)),
+        source(OpenSource(given)),
+        config(source.config()),
+        calibration(std::move(set)),
+        output(source, recipe),
+        backend(MakeBackend(given.backend, {.threads = given.threads, .instruction_set = {}})) {}
+
+  void MakePlan();
+  QuantizeReport Run();
+
+  bool gptq() const { return recipe.method == Method::kGptq; }
+  Json Job() const;
+  std::string DescribeToken(int64_t token) const;
+  void CheckDisk() const;
+
+  // The phases of Run, in order.
+  void Embed(CheckpointWriter& writer, ActivationStream& stream);
+  void QuantizeLayer(int64_t layer, LayerQuantizer& quantizer, CheckpointWriter& writer,
+                     LayerReport& report);
+  void Advance(int64_t layer, const CheckpointWriter& writer);
+  void WriteOuter(int64_t unit, CheckpointWriter& writer);
+  void Publish(CheckpointWriter& writer);
+  void Check(const CheckpointWriter& writer, QuantizeReport& report);
+  void Finish(CheckpointWriter& writer, QuantizeReport& report);
+
+  const QuantizeOptions options;
+  const Recipe recipe;
+  const Checkpoint source;
+  const ModelConfig& config;
+  const CalibrationSet calibration;
+  const OutputPlan output;
+  std::unique_ptr<Backend> backend;
+  TokenBatches batches;        // what flows through the quantized layers
+  TokenBatches probe_batches;  // the first of them, which flow through the original too
+  QuantizePlan plan;
+  PhaseClock clock;
+
+  // While running.
+  OuterWeights outer;
+  std::unique_ptr<Workspace> workspace;
+  std::unique_ptr<Probe> probe;
+  HiddenStates hidden;
+  HiddenStates middle;
+  std::unique_ptr<Progress> progress;
+  LayerWork work;
+};
+
+QuantizationRun::QuantizationRun(const QuantizeOptions& options, CalibrationSet calibration)
+    : state_(std::make_unique<State>(options, std::move(calibration))) {
+  state_->MakePlan();
+}
+
+QuantizationRun::~QuantizationRun() = default;
+const QuantizePlan& QuantizationRun::plan() const { return state_->plan; }
+QuantizeReport QuantizationRun::Run() { return state_->Run(); }
+
+void QuantizationRun::State::MakePlan() {
+  if (calibration.sequences.empty() && gptq()) {
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        "--method gptq needs calibration rows: give --calibration FILE, or use --method rtn");
+  }
+  if (!gptq() && (options.calibrate_all_experts || options.top_up_experts)) {
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        "--calibrate-all-experts and --top-up-experts steer calibration, which --method rtn "
+        "does not do");
+  }
+  for (const std::string& name : output.dropped()) {
+    LogWarning("tensor_left_out name={}: not part of a Mixtral model", name);
+  }
+  const int64_t step_tokens = BatchTokens(config);
+  const std::vector<std::vector<int32_t>> probe_tokens =
+      FirstTokens(calibration.sequences, std::min(Probe::kMaxTokens, step_tokens));
+  probe_batches = CutIntoBatches(probe_tokens, step_tokens);
+  // Rounding needs no statistics: only the probe flows.
+  batches = gptq() ? CutIntoBatches(calibration.sequences, step_tokens) : probe_batches;
+  work = CountLayerWork(config, batches, options.calibrate_all_experts);
+
+  plan.calibration_tokens = batches.num_tokens;
+  plan.gflop_per_second = MeasureGflopPerSecond(backend->linalg());
+  const int64_t budget =
+      options.memory_bytes > 0 ? options.memory_bytes : AvailableMemoryBytes() / 10 * 8;
+  PlanMemory(
+      {.config = &config,
+       .recipe = &recipe,
+       .batches = &batches,
+       .probe_tokens = probe_batches.num_tokens,
+       .dense_bytes_per_weight = options.backend == "cpu" && config.dtype == DType::kBF16 ? 2 : 4,
+       .threads = backend->linalg().num_threads(),
+       .all_experts = options.calibrate_all_experts,
+       .top_up = options.top_up_experts,
+       .budget_bytes = budget},
+      plan);
+  const std::vector<ShardPlan> shards = PlanShards(output.units(), options.max_shard_bytes);
+  plan.num_shards = static_cast<int64_t>(shards.size());
+  for (const ShardPlan& shard : shards) plan.output_bytes += shard.size_bytes;
+  fs::path existing = fs::absolute(options.output);
+  while (!fs::exists(existing) && existing.has_parent_path()) existing = existing.parent_path();
+  plan.free_disk_bytes = FreeDiskBytes(existing);
+  if (!options.resume && plan.output_bytes + plan.scratch_disk_bytes > plan.free_disk_bytes) {
+    throw Error(
+        ErrorCode::kResourceExhausted,
+        fmt::format("{}: needs {} on disk ({} of output{}), {} free", options.output.string(),
+                    FormatBytes(plan.output_bytes + plan.scratch_disk_bytes),
+                    FormatBytes(plan.output_bytes),
+                    plan.scratch_disk_bytes > 0
+                        ? ", " + FormatBytes(plan.scratch_disk_bytes) + " of activations"
+                        : "",
+                    FormatBytes(plan.free_disk_bytes)));
+  }
+  const double layers = static_cast<double>(config.num_layers);
+  const auto add_phase = [&](const char* name, double gflop) {
+    if (gflop <= 0) return;
+    plan.phases.push_back(
+        {.name = name, .gflop = gflop, .bound_seconds = gflop / plan.gflop_per_second});
+    plan.seconds += plan.phases.back().bound_seconds;
+  };
+  if (gptq()) {
+    add_phase("calibrate", layers * work.calibrate());
+    add_phase("solve", layers * work.solve);
+  }
+  add_phase("advance", (layers - 1) * work.advance());
+}
+
+// Everything that decides the bytes of the output.
+Json QuantizationRun::State::Job() const {
+  return {{"input", Fingerprint(source)},
+          {"calibration", calibration.ids_sha256},
+          {"method", Name(recipe.method)},
+          {"bits", recipe.bits},
+          {"group_size", recipe.group_size},
+          {"symmetric", recipe.symmetric},
+          {"act_order", Name(recipe.act_order)},
+          {"observer", Name(recipe.observer)},
+          {"dampening", recipe.dampening},
+          {"block_size", recipe.block_size},
+          {"dead_columns", recipe.dead_columns == DeadColumns::kKeep ? "keep" : "zero"},
+          {"ignore", recipe.ignore},
+          {"calibrate_all_experts", options.calibrate_all_experts},
+          {"top_up_experts", options.top_up_experts},
+          {"max_shard_bytes", options.max_shard_bytes},
+          {"backend", options.backend}};
+}
+
+std::string QuantizationRun::State::DescribeToken(int64_t token) const {
+  for (size_t i = 0; i < calibration.sequences.size(); ++i) {
+    const int64_t length = static_cast<int64_t>(calibration.sequences[i].size());
+    if (token < length) {
+      return fmt::format(
+          "token {} of calibration row {}", token,
+          i < calibration.rows.size() ? calibration.rows[i] : static_cast<int64_t>(i));
+    }
+    token -= length;
+  }
+  return fmt::format("calibration token {}", token);
+}
+
+QuantizeReport QuantizationRun::State::Run() {
+  const auto start = std::chrono::steady_clock::now();
+  QuantizeReport report;
+  report.plan = plan;
+  report.calibration_ids_sha256 = calibration.ids_sha256;
+  report.calibration_sequences = static_cast<int64_t>(calibration.sequences.size());
+  report.calibration_tokens = calibration.num_tokens;
+  report.tokens_cut = calibration.num_tokens_uncut - calibration.num_tokens;
+
+  CheckpointWriter writer({.directory = options.output,
+                           .max_shard_bytes = options.max_shard_bytes,
+                           .job = Job(),
+                           .resume = options.resume},
+                          output.units());
+  if (writer.num_done() > 0) {
+    LogInfo("resume done={} of={} units", writer.num_done(), writer.num_units());
+  }
+  LogInfo("plan memory={} budget={} experts_at_once={} activations={} disk={} at_least={}",
+          FormatBytes(plan.memory_bytes), FormatBytes(plan.budget_bytes), plan.experts_at_once,
+          plan.activations_in_file ? "file" : "memory", FormatBytes(plan.output_bytes),
+          FormatSeconds(plan.seconds));
+  const double layers = static_cast<double>(config.num_layers);
+  const double total =
+      gptq() ? layers * (work.calibrate() + work.solve + work.advance()) - work.advance() : layers;
+  progress = std::make_unique<Progress>("quantize", gptq() ? "GFLOP" : "layers",
+                                        std::max<int64_t>(1, static_cast<int64_t>(total)));
+
+  workspace =
+      std::make_unique<Workspace>(*backend, config, std::max<int64_t>(1, batches.max_tokens),
+                                  std::max<int64_t>(1, batches.num_blocks));
+  ActivationStream stream(batches, *backend, *workspace);
+  Embed(writer, stream);
+  const auto make_states = [&] {
+    return plan.activations_in_file
+               ? HiddenStates::InFile(batches.num_tokens, config.hidden_size, options.output)
+               : HiddenStates::InMemory(batches.num_tokens, config.hidden_size);
+  };
+  const bool needs_middle =
+      gptq() && (plan.experts_at_once < config.num_experts || options.top_up_experts);
+  if (needs_middle) middle = make_states();
+  LayerQuantizer quantizer(
+      {.source = &source,
+       .recipe = &recipe,
+       .output = &output,
+       .backend = backend.get(),
+       .stream = &stream,
+       .workspace = workspace.get(),
+       .hidden = &hidden,
+       .middle = needs_middle ? &middle : nullptr,
+       .probe = probe.get(),
+       .experts_at_once = plan.experts_at_once,
+       .all_experts = options.calibrate_all_experts,
+       .top_up = options.top_up_experts,
+       .describe_token = [this](int64_t token) { return DescribeToken(token); },
+       .clock = &clock});
+
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    progress->SetLabel(fmt::format("quantize layer {}/{}", layer + 1, config.num_layers));
+    LayerReport& layer_report = report.layers.emplace_back();
+    QuantizeLayer(layer, quantizer, writer, layer_report);
+    Advance(layer, writer);
+    const auto phase = clock.Measure("probe");
+    layer_report.divergence = probe->Compare(hidden);
+  }
+  if (writer.num_done() < writer.num_units()) WriteOuter(writer.num_units() - 1, writer);
+  progress.reset();
+  Publish(writer);
+  Check(writer, report);
+
+  for (const LayerReport& layer : report.layers) {
+    report.num_starved += static_cast<int64_t>(layer.starved_experts.size());
+    for (const LinearReport& linear : layer.linears) report.num_fallbacks += linear.fell_back;
+  }
+  report.phases = clock.Reports(plan.gflop_per_second);
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  report.cpu_seconds = CpuSeconds();
+  report.peak_resident_bytes = PeakResidentBytes();
+  Finish(writer, report);
+  return report;
+}
+
+// The activations that enter layer 0: of the probe by the original's embedding, of the stream by
+// the one that is written.
+void QuantizationRun::State::Embed(CheckpointWriter& writer, ActivationStream& stream) {
+  const auto phase = clock.Measure("embed");
+  if (writer.num_done() == 0) WriteOuter(0, writer);
+  outer = LoadOuter(source, *backend);
+  probe = std::make_unique<Probe>(config, probe_batches, *backend, *workspace, outer);
+  probe->Embed();
+  hidden = plan.activations_in_file
+               ? HiddenStates::InFile(batches.num_tokens, config.hidden_size, options.output)
+               : HiddenStates::InMemory(batches.num_tokens, config.hidden_size);
+  if (output.converts_dense()) {
+    outer.embedding.reset();
+    const TensorView written = writer.Read("model.embed_tokens.weight");
+    outer.embedding = backend->Prepare(written, Role::kEmbedding);
+    writer.DontNeed(written);
+  }
+  stream.Embed(*outer.embedding, hidden);
+  outer.embedding.reset();
+}
+
+void QuantizationRun::State::QuantizeLayer(int64_t layer, LayerQuantizer& quantizer,
+                                           CheckpointWriter& writer, LayerReport& report) {
+  const int64_t unit = OutputPlan::UnitOfLayer(layer);
+  if (unit < writer.num_done()) {
+    report = LayerReportFromJson(writer.note(unit).value("report", Json()),
+                                 options.output.string() + ": resume ledger");
+    report.resumed = true;
+    quantizer.MoveProbe(layer);
+  } else {
+    QuantizedLayer result = quantizer.Quantize(layer);
+    report = result.report;
+    const auto phase = clock.Measure("write");
+    UnitTensors tensors(output);
+    const std::vector<LinearSpec> specs = LayerLinears(config, layer);
+    const std::string prefix = mixtral_names::Layer(layer);
+    const Shape norm{config.hidden_size};
+    tensors.AddDense(FindTensor(source, prefix + ".input_layernorm.weight", norm));
+    for (size_t i = 0; i < specs.size(); ++i) {
+      if (i == 4) {
+        tensors.AddDense(FindTensor(source, prefix + ".post_attention_layernorm.weight", norm));
+        const LinearSpec router{mixtral_names::Router(layer), config.num_experts,
+                                config.hidden_size};
+        tensors.AddDense(std::get<TensorView>(FindLinear(source, router)));
+      }
+      if (result.linears[i]) {
+        tensors.AddQuantized(*result.linears[i]);
+      } else {
+        tensors.AddDense(std::get<TensorView>(FindLinear(source, specs[i])));
+      }
+    }
+    writer.WriteUnit(tensors.views(), {{"sha256", tensors.Sha256()}, {"report", ToJson(report)}});
+  }
+  if (gptq()) progress->Add(static_cast<int64_t>(work.calibrate() + work.solve));
+  for (const int64_t expert : report.starved_experts) {
+    const int64_t tokens = report.expert_tokens[static_cast<size_t>(expert)];
+    Log(tokens == 0 ? LogLevel::kError : LogLevel::kWarning,
+        fmt::format("starved_expert layer={} expert={} tokens={}", layer, expert, tokens));
+  }
+}
+
+// The inputs of the next layer, computed by the layer as written. After the last one only the
+// probe's tokens are looked at.
+void QuantizationRun::State::Advance(int64_t layer, const CheckpointWriter& writer) {
+  if (batches.num_tokens == 0) {
+    progress->Add(1);
+    return;
+  }
+  const bool last = layer + 1 == config.num_layers;
+  const TokenBatches& tokens = last ? probe_batches : batches;
+  const double gflop = CountLayerWork(config, tokens, false).advance();
+  const auto phase = clock.Measure("advance", gflop);
+  const LayerWeights weights = LoadWrittenLayer(writer, output, config, recipe, layer, *backend);
+  const DecoderLayer decoder(config, *backend);
+  ActivationStream(tokens, *backend, *workspace).ForEach(hidden, &hidden, [&](const TokenBatch&) {
+    decoder.Forward(weights, workspace->kv.layer(0), workspace->x, workspace->scratch);
+  });
+  progress->Add(gptq() ? static_cast<int64_t>(gflop) : 1);
+}
+
+// Unit 0 holds the embedding, the last one the final norm and the head.
+void QuantizationRun::State::WriteOuter(int64_t unit, CheckpointWriter& writer) {
+  UnitTensors tensors(output);
+  for (const TensorPlan& tensor : output.units()[static_cast<size_t>(unit)].tensors) {
+    const TensorView view = source.Get(tensor.name, tensor.shape);
+    if (const int64_t bad = FindNonFinite(view); bad >= 0) {
+      throw Error(
+          ErrorCode::kInvalidData,
+          fmt::format("{}: element {} is not finite; the checkpoint is damaged", tensor.name, bad));
+    }
+    tensors.AddDense(view);
+  }
+  writer.WriteUnit(tensors.views(), {{"sha256", tensors.Sha256()}});
+  for (const TensorPlan& tensor : output.units()[static_cast<size_t>(unit)].tensors) {
+    source.DontNeed(source.Get(tensor.name));
+  }
+}
+
+void QuantizationRun::State::Publish(CheckpointWriter& writer) {
+  const auto phase = clock.Measure("write");
+  CopyCompanionFiles(options.input, options.output);
+  writer.Publish({{kRecipeName, RecipeToYaml(recipe)}, {"config.json", output.ConfigJson()}});
+}
+
+void QuantizationRun::State::Check(const CheckpointWriter& writer, QuantizeReport& report) {
+  const auto phase = clock.Measure("read back");
+  std::vector<std::string> digests;
+  for (int64_t unit = 0; unit < writer.num_units(); ++unit) {
+    digests.push_back(writer.note(unit).value("sha256", ""));
+  }
+  report.original_perplexity = probe->Score(probe->original()).perplexity();
+  report.quantized_perplexity = probe->Score(hidden).perplexity();
+  outer = {};  // the written one takes its place
+  report.read_back_perplexity =
+      ReadBack(source, options.output, output, digests, probe_batches, hidden, *backend, *workspace)
+          .perplexity();
+  if (report.read_back_perplexity > kMaxPerplexityRatio * report.original_perplexity) {
+    throw Error(ErrorCode::kInvalidData,
+                fmt::format("{}: the quantized model has perplexity {:.4g} where the original has "
+                            "{:.4g}; the files are left for inspection, do not use them",
+                            options.output.string(), report.read_back_perplexity,
+                            report.original_perplexity));
+  }
+}
+
+void QuantizationRun::State::Finish(CheckpointWriter& writer, QuantizeReport& report) {
+  int64_t total = 0;
+  for (const fs::directory_entry& entry : fs::directory_iterator(options.output)) {
+    const std::string name = entry.path().filename().string();
+    if (!entry.is_regular_file() || name == kReportName || name.starts_with("nibble-resume"))
+      continue;
+    report.files.push_back({name, static_cast<int64_t>(entry.file_size()), ""});
+    total += report.files.back().bytes;
+  }
+  Progress hashing("hash " + options.output.filename().string(), "B", total);
+  for (WrittenFile& file : report.files) {
+    file.sha256 =
+        Sha256File(options.output / file.name, [&](int64_t bytes) { hashing.Add(bytes); });
+  }
+  std::sort(report.files.begin(), report.files.end(),
+            [](const WrittenFile& a, const WrittenFile& b) { return a.name < b.name; });
+  WriteTextFile(options.output / kReportName, ReportLines(report, Job()));
+  writer.Complete();
+}
+
+}  // namespace nibble
