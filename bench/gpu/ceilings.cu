@@ -1,8 +1,8 @@
 #include <cublas_v2.h>
 
+#include "backend/cuda/cases/problem.h"
 #include "backend/cuda/launch.h"
 #include "bench/gpu/ceilings.cuh"
-#include "bench/gpu/problem.h"
 #include "bench/gpu/timing.h"
 
 namespace nibble::cuda::bench {

@@ -11,9 +11,9 @@
 #include <utility>
 #include <vector>
 
+#include "backend/cuda/cases/problem.h"
 #include "backend/cuda/device.h"
 #include "bench/gpu/ceilings.cuh"
-#include "bench/gpu/problem.h"
 #include "bench/gpu/timing.h"
 
 namespace nibble::cuda::bench {

@@ -6,7 +6,7 @@
 #include <functional>
 #include <memory>
 
-#include "bench/gpu/problem.h"
+#include "backend/cuda/cases/problem.h"
 
 namespace nibble::cuda::bench {
 

@@ -1,4 +1,4 @@
-// What the cases of bench/gpu do not ask: the bits of one token beside others.
+// What the cases do not ask: the bits of one token beside others.
 #include "backend/cuda/gemm_int4.cuh"
 
 #include <gtest/gtest.h>
@@ -6,7 +6,7 @@
 #include <cstring>
 #include <vector>
 
-#include "bench/gpu/problem.h"
+#include "backend/cuda/cases/problem.h"
 
 namespace nibble::cuda {
 namespace {

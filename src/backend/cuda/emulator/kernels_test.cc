@@ -2,7 +2,7 @@
 #include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
-#include "bench/gpu/problem.h"
+#include "backend/cuda/cases/problem.h"
 
 namespace nibble::cuda {
 namespace {

@@ -3,9 +3,9 @@
 #include <limits>
 #include <numeric>
 
+#include "backend/cuda/cases/problem.h"
 #include "backend/cuda/moe.cuh"
 #include "backend/cuda/pages.h"
-#include "bench/gpu/problem.h"
 
 namespace nibble::cuda::bench {
 namespace {

@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backend/cuda/cases/paged_step.h"
 #include "backend/cuda/rope.cuh"
-#include "bench/gpu/paged_step.h"
 
 namespace nibble::cuda::bench {
 namespace {

@@ -2,9 +2,9 @@
 #include <cmath>
 #include <numeric>
 
+#include "backend/cuda/cases/problem.h"
 #include "backend/cuda/logits.cuh"
 #include "base/random.h"
-#include "bench/gpu/problem.h"
 
 namespace nibble::cuda::bench {
 namespace {

@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "backend/cuda/attention.cuh"
-#include "bench/gpu/paged_step.h"
+#include "backend/cuda/cases/paged_step.h"
 
 namespace nibble::cuda::bench {
 namespace {

@@ -1,4 +1,4 @@
-#include "bench/gpu/paged_step.h"
+#include "backend/cuda/cases/paged_step.h"
 
 #include <algorithm>
 #include <numeric>

@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backend/cuda/cases/problem.h"
 #include "backend/cuda/linalg_cuda.h"
-#include "bench/gpu/problem.h"
 
 namespace nibble::cuda::bench {
 namespace {

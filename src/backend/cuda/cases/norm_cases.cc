@@ -1,7 +1,7 @@
 #include <cmath>
 
+#include "backend/cuda/cases/problem.h"
 #include "backend/cuda/norm.cuh"
-#include "bench/gpu/problem.h"
 
 namespace nibble::cuda::bench {
 namespace {

@@ -1,4 +1,4 @@
-#include "bench/gpu/problem.h"
+#include "backend/cuda/cases/problem.h"
 
 #include <cmath>
 #include <cstdio>

@@ -4,9 +4,9 @@
 #include <limits>
 #include <utility>
 
+#include "backend/cuda/cases/problem.h"
 #include "backend/cuda/gemm_int4.cuh"
 #include "backend/cuda/grouped_gemm.h"
-#include "bench/gpu/problem.h"
 
 namespace nibble::cuda::bench {
 namespace {

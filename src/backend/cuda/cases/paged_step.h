@@ -4,8 +4,8 @@
 #include <utility>
 #include <vector>
 
+#include "backend/cuda/cases/problem.h"
 #include "backend/cuda/pages.h"
-#include "bench/gpu/problem.h"
 
 namespace nibble::cuda::bench {
 
