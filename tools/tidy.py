@@ -73,7 +73,6 @@ UNTESTED = {
     "src/backend/cpu/kernels/table_portable.cc": "src/backend/backend_test.cc: all instruction sets, same bits",
     "src/backend/cuda/grouped_gemm.cc": "src/backend/cuda/emulator/kernels_test.cc, as every kernel",
     "src/backend/cuda/linalg_cuda.cc": "src/backend/cuda/emulator/kernels_test.cc, as every kernel",
-    "src/backend/testing_layer.cc": "is part of a test",
     "src/cli/bench_command.cc": "tests/e2e/json_keys.sh",
     "src/cli/main.cc": "tests/e2e",
     "src/cli/completion_command.cc": "tests/e2e/completion.sh",

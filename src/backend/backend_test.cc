@@ -8,7 +8,7 @@
 #include <limits>
 
 #include "backend/cpu/kernels/instruction_set.h"
-#include "backend/testing_layer.h"
+#include "tests/support/testing_layer.h"
 
 namespace nibble {
 namespace {

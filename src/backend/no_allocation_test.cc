@@ -5,7 +5,7 @@
 #include <new>
 
 #include "backend/backend.h"
-#include "backend/testing_layer.h"
+#include "tests/support/testing_layer.h"
 
 // Invariant 8: after warm-up a backend call allocates nothing on the heap. Counted by replacing the
 // global operator new of the test program. The operators are never inlined: the compiler must go on

@@ -3,9 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "backend/testing_layer.h"
 #include "base/sha256.h"
 #include "nibble/error.h"
+#include "tests/support/testing_layer.h"
 
 namespace nibble::cpu {
 namespace {

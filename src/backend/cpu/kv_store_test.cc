@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "backend/testing_layer.h"
 #include "base/float16.h"
+#include "tests/support/testing_layer.h"
 
 namespace nibble::cpu {
 namespace {

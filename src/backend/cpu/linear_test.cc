@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "backend/cpu/kernels/instruction_set.h"
-#include "backend/testing_layer.h"
+#include "tests/support/testing_layer.h"
 
 namespace nibble::cpu {
 namespace {

@@ -1,4 +1,4 @@
-#include "backend/testing_layer.h"
+#include "tests/support/testing_layer.h"
 
 #include <algorithm>
 #include <cmath>
