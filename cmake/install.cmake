@@ -4,7 +4,7 @@ include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 get_property(rooms GLOBAL PROPERTY NIBBLE_ROOMS)
-list(REMOVE_ITEM rooms nibble_cli)  # the commands belong to the program
+list(REMOVE_ITEM rooms nibble_cli nibble_bench)  # the commands and what they measure belong to the program
 set(archive ${CMAKE_BINARY_DIR}/libnibble.a)
 set(script "create ${archive}\n")
 foreach(room IN LISTS rooms)

@@ -22,7 +22,7 @@ ROWS = [
     ["checkpoint", "backend", "dist", "text", "data"],
     ["model"],
     ["engine", "quantize"],
-    ["server", "eval"],
+    ["server", "eval", "bench"],
     ["cli"],
 ]
 EXTRA = {("data", "text")}
@@ -73,6 +73,7 @@ UNTESTED = {
     "src/backend/cpu/kernels/table_portable.cc": "src/backend/backend_test.cc: all instruction sets, same bits",
     "src/backend/cuda/grouped_gemm.cc": "src/backend/cuda/emulator/kernels_test.cc, as every kernel",
     "src/backend/cuda/linalg_cuda.cc": "src/backend/cuda/emulator/kernels_test.cc, as every kernel",
+    "src/bench/gptq.cc": "it measures; nothing depends on it",
     "src/cli/bench_command.cc": "tests/e2e/json_keys.sh",
     "src/cli/main.cc": "tests/e2e",
     "src/cli/completion_command.cc": "tests/e2e/completion.sh",
@@ -84,7 +85,6 @@ UNTESTED = {
     "src/cli/perplexity_command.cc": "tests/e2e/golden_perplexity.sh",
     "src/cli/quantize_command.cc": "tests/e2e/quantize.sh",
     "src/cli/verify_command.cc": "tests/e2e/quantize.sh",
-    "src/quantize/bench_gptq.cc": "it measures; nothing depends on it",
     "src/quantize/gptq/linear_solver.cc": "gptq_test.cc, beside it, compares every variant with slow twins",
     "src/quantize/layer_quantizer.cc": "run_test.cc runs it in every mode",
     "src/quantize/output/written_layer.cc": "src/quantize/run_test.cc: what is read back computes the same bits",

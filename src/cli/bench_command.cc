@@ -2,11 +2,11 @@
 
 #include <memory>
 
-#include "backend/bench_kernels.h"
 #include "base/system.h"
-#include "cli/bench_steps.h"
+#include "bench/gptq.h"
+#include "bench/kernels.h"
+#include "bench/steps.h"
 #include "cli/command.h"
-#include "quantize/bench_gptq.h"
 
 // Every figure beside the roof that was measured in the same run on the same threads.
 namespace nibble {

@@ -1,4 +1,4 @@
-#include "backend/cpu/roofline.h"
+#include "bench/roofline.h"
 
 #include <atomic>
 #include <cstring>

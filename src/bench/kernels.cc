@@ -1,4 +1,4 @@
-#include "backend/bench_kernels.h"
+#include "bench/kernels.h"
 
 #include <algorithm>
 #include <cstring>
@@ -53,9 +53,9 @@ Activation Filled(Backend& backend, int64_t rows, int64_t cols) {
   return x;
 }
 
-class Bench {
+class KernelBench {
  public:
-  explicit Bench(const KernelBenchOptions& options)
+  explicit KernelBench(const KernelBenchOptions& options)
       : options_(options), backend_(MakeBackend("cpu", options.backend)) {
     report_.roofline = cpu::MeasureRoofline(options.backend, options.repeats, options.weight_bytes);
     report_.backend = backend_->name();
@@ -188,6 +188,6 @@ class Bench {
 
 }  // namespace
 
-KernelReport BenchKernels(const KernelBenchOptions& options) { return Bench(options).Run(); }
+KernelReport BenchKernels(const KernelBenchOptions& options) { return KernelBench(options).Run(); }
 
 }  // namespace nibble

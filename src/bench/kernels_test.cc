@@ -1,4 +1,4 @@
-#include "backend/bench_kernels.h"
+#include "bench/kernels.h"
 
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "backend/bench_kernels.h"
 #include "backend/make_backend.h"
+#include "bench/kernels.h"
 
 namespace nibble {
 

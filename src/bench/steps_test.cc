@@ -1,4 +1,4 @@
-#include "cli/bench_steps.h"
+#include "bench/steps.h"
 
 #include <gtest/gtest.h>
 

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "backend/cpu/roofline.h"
 #include "backend/make_backend.h"
+#include "bench/roofline.h"
 
 namespace nibble {
 

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <string>
 
-#include "backend/cpu/roofline.h"
+#include "bench/roofline.h"
 #include "checkpoint/checkpoint.h"
 #include "tensor/dtype.h"
 

@@ -1,4 +1,4 @@
-#include "quantize/bench_gptq.h"
+#include "bench/gptq.h"
 
 #include <fmt/format.h>
 
@@ -23,9 +23,9 @@ std::vector<float> Noise(int64_t count) {
   return values;
 }
 
-class Bench {
+class GptqBench {
  public:
-  explicit Bench(const GptqBenchOptions& options)
+  explicit GptqBench(const GptqBenchOptions& options)
       : options_(options), backend_(MakeBackend("cpu", options.backend)) {
     report_.roofline = cpu::MeasureRoofline(options.backend, 3, int64_t{64} << 20);
     report_.backend = backend_->name();
@@ -109,6 +109,6 @@ class Bench {
 
 }  // namespace
 
-KernelReport BenchGptq(const GptqBenchOptions& options) { return Bench(options).Run(); }
+KernelReport BenchGptq(const GptqBenchOptions& options) { return GptqBench(options).Run(); }
 
 }  // namespace nibble
