@@ -30,7 +30,9 @@ LEVEL = {room: level for level, row in enumerate(ROWS) for room in row}
 
 # A folder inside a room: of that room it includes itself and what is named here. Its tests may include all of it.
 SUBROOMS = {
-    "backend/cpu/algebra": ["backend/cpu/memory.h", "backend/linalg.h"],
+    "backend/host": ["backend/buffer.h", "backend/activation.h", "backend/kv_pages.h", "backend/logit_rows.h",
+                     "backend/routing.h", "backend/sampling.h"],
+    "backend/cpu/algebra": ["backend/cpu/memory.h", "backend/gptq_algebra.h", "backend/host/host_data.h"],
     "backend/cpu/kernels": [],
     "quantize/gptq": ["quantize/recipe.h"],
     "quantize/passes": ["quantize/gptq/"],

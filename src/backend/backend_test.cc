@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "backend/cpu/kernels/instruction_set.h"
+#include "backend/host/host_data.h"
 #include "tests/support/testing_layer.h"
 
 namespace nibble {
@@ -372,14 +373,17 @@ TEST_P(InstructionSetTest, TiesGoToTheLowerExpert) {
   const Tensor router = FromFloat(rows, DType::kF32, Shape{4, hidden});
   const Tensor norm = FromFloat(std::vector<float>(32, 1.0f), DType::kF32, Shape{hidden});
   const auto router_weight = backend->Prepare(router.view(), Role::kRouter);
-  const auto norm_weight = backend->Prepare(norm.view(), Role::kNorm);
+  const auto norm_weight = backend->Prepare(norm.view(), Role::kVector);
   Activation x = backend->MakeActivation(1, hidden);
   Activation h = backend->MakeActivation(1, hidden);
   x.rows = 1;
   backend->Upload(std::vector<float>(32, 2.0f), x);
-  Routing routing;
-  backend->NormRoute(x, {.norm = norm_weight.get(), .router = router_weight.get(), .top_k = 3}, h,
-                     routing);
+  const RouterShape shape{.num_experts = 4, .top_k = 3};
+  const auto on_device = backend->MakeRouting(shape, 1);
+  backend->NormRoute(x, shape, {.norm = norm_weight.get(), .router = router_weight.get()}, h,
+                     *on_device);
+  RoutingTable routing;
+  backend->Download(*on_device, routing);
   EXPECT_THAT(routing.experts, ElementsAre(1, 2, 0));
   EXPECT_FLOAT_EQ(routing.weights[0], routing.weights[1]);
   EXPECT_FLOAT_EQ(routing.weights[0] + routing.weights[1] + routing.weights[2], 1.0f);
@@ -398,10 +402,12 @@ TEST_P(InstructionSetTest, NonFiniteRowsSpoilNoOthers) {
     Activation x = backend->MakeActivation(4, 70);
     a.rows = x.rows = 4;
     backend->Upload(input, a);
-    backend->ProjectResidual(a, *o, x);
+    backend->ProjectResidual(a, {.out = o.get()}, x);
     for (int64_t i = 0; i < 70; ++i) {
-      EXPECT_TRUE(std::isfinite(x.row(0)[i]) && std::isfinite(x.row(3)[i])) << bits << " " << i;
-      EXPECT_TRUE(!std::isfinite(x.row(1)[i]) && !std::isfinite(x.row(2)[i])) << bits << " " << i;
+      EXPECT_TRUE(std::isfinite(HostRow(x, 0)[i]) && std::isfinite(HostRow(x, 3)[i]))
+          << bits << " " << i;
+      EXPECT_TRUE(!std::isfinite(HostRow(x, 1)[i]) && !std::isfinite(HostRow(x, 2)[i]))
+          << bits << " " << i;
     }
   }
 }
@@ -423,7 +429,7 @@ TEST_P(InstructionSetTest, FixedPointFollowsTheMagnitudeOfEachRow) {
       Activation x = b.MakeActivation(1, 64);
       a.rows = x.rows = 1;
       b.Upload(input, a);
-      b.ProjectResidual(a, i == 0 ? *fast : *slow, x);
+      b.ProjectResidual(a, {.out = i == 0 ? fast.get() : slow.get()}, x);
       results[i].resize(64);
       b.Download(x, results[i]);
     }
@@ -439,27 +445,28 @@ TEST_P(InstructionSetTest, RunsAnyRoutingTheCallerBuilds) {
   const HostWeight up = RandomWeight({}, intermediate, hidden, 2);
   const HostWeight down = RandomWeight({}, hidden, intermediate, 3);
   const auto run = [&](Backend& b) {
-    const auto g1 = b.Prepare(gate.view(), Role::kProjection);
-    const auto u1 = b.Prepare(up.view(), Role::kProjection);
-    const auto d1 = b.Prepare(down.view(), Role::kProjection);
-    const ExpertWeights experts{{g1.get(), nullptr, g1.get()},
-                                {u1.get(), nullptr, u1.get()},
-                                {d1.get(), nullptr, d1.get()}};
-    Routing routing;
-    routing.num_tokens = num_tokens;
-    routing.num_experts = 3;
-    routing.expert_starts = {0, 3, 3, 5};
-    routing.slot_tokens = {0, 2, 4, 2, 4};
-    routing.slot_weights = {1.0f, 0.25f, 0.5f, 0.75f, 2.0f};
+    const WeightView gate_up[] = {gate.view(), up.view(), up.view(), gate.view()};
+    const WeightView downs[] = {down.view(), down.view()};
+    const auto gate_up_weight = b.Prepare(gate_up, Role::kGateUp);
+    const auto down_weight = b.Prepare(downs, Role::kDown);
+    const ExpertWeights experts{gate_up_weight.get(), down_weight.get(), /*first_expert=*/3};
+    RoutingTable table;
+    table.num_tokens = num_tokens;
+    table.num_experts = 6;
+    table.expert_starts = {0, 0, 0, 0, 3, 5, 5};  // of experts 3 and 4 alone
+    table.slot_tokens = {0, 2, 4, 2, 4};
+    table.slot_weights = {1.0f, 0.25f, 0.5f, 0.75f, 2.0f};
+    const auto routing = b.MakeRouting({.num_experts = 6, .top_k = 2}, num_tokens);
+    b.Upload(table, *routing);
     Activation h = b.MakeActivation(num_tokens, hidden);
     Activation x = b.MakeActivation(num_tokens, hidden);
     Activation g = b.MakeActivation(8, intermediate);
     h.rows = x.rows = num_tokens;
     b.Upload(RandomValues(num_tokens * hidden, 4), h);
     b.Upload(RandomValues(num_tokens * hidden, 5), x);
-    b.ExpertsGateUp(h, routing, experts, g);
+    b.GateUp(h, *routing, experts, g);
     EXPECT_EQ(g.rows, 5);
-    b.ExpertsDownResidual(g, routing, experts, x);
+    b.DownResidual(g, *routing, experts, x);
     std::vector<float> out(static_cast<size_t>(num_tokens * hidden));
     b.Download(x, out);
     return out;

@@ -22,18 +22,4 @@ class Buffer {
   int64_t size_bytes_ = 0;
 };
 
-// Activations [rows, cols] in float on the backend's device, row-major without gaps. `rows` may
-// shrink and grow within the capacity it was made with.
-struct Activation {
-  Buffer buffer;
-  int64_t rows = 0;
-  int64_t cols = 0;
-
-  float* data() const { return static_cast<float*>(buffer.data()); }
-  float* row(int64_t index) const { return data() + index * cols; }  // host backends only
-  int64_t capacity_rows() const {
-    return cols == 0 ? 0 : buffer.size_bytes() / (cols * static_cast<int64_t>(sizeof(float)));
-  }
-};
-
 }  // namespace nibble

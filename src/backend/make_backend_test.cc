@@ -14,7 +14,7 @@ TEST(MakeBackend, KnowsItsNames) {
   EXPECT_EQ(MakeBackend("reference")->name(), "reference");
   const auto cpu = MakeBackend("cpu", {.threads = 3, .instruction_set = "portable"});
   EXPECT_THAT(std::string(cpu->name()), ::testing::StartsWith("cpu"));
-  EXPECT_EQ(cpu->linalg().num_threads(), 3);
+  EXPECT_EQ(cpu->threads().num_threads(), 3);
 }
 
 TEST(MakeBackend, RefusesOthersNamingThoseItKnows) {

@@ -63,9 +63,9 @@ TEST(CpuBackend, AllocatesNothingAfterWarmUp) {
                            .sequences = sequences});
     const auto backend = MakeBackend("cpu", {.threads = 2, .instruction_set = {}});
     LayerOnBackend prepared(layer, *backend);
-    prepared.Step(nullptr);
+    prepared.RunStep(nullptr);
     const int64_t before = allocations.load();
-    prepared.Step(nullptr);
+    prepared.RunStep(nullptr);
     EXPECT_EQ(allocations.load() - before, 0) << bits << " " << DTypeName(pages);
   }
 }

@@ -5,53 +5,89 @@
 #include <memory>
 #include <span>
 #include <string_view>
+#include <utility>
 #include <variant>
+#include <vector>
 
 #include "tensor/packed.h"
 #include "tensor/tensor.h"
 
 namespace nibble {
 
-// What a checkpoint offers for one parameter: dense values ([rows, cols], or [cols] for a norm) in
-// BF16, F16 or F32, or packed integers. A new format makes the compiler list the places to visit.
+// What a checkpoint offers for one parameter: dense values ([rows, cols], or [cols] for a vector)
+// in BF16, F16 or F32, or packed integers. A new format makes the compiler list the places to
+// visit.
 using WeightView = std::variant<TensorView, PackedView>;
 
-// What a weight is for; a backend chooses its layout by it.
-enum class Role { kNorm, kEmbedding, kProjection, kRouter, kHead };
+struct MatrixShape {
+  int64_t rows = 0;  // outputs (1 for a vector)
+  int64_t cols = 0;  // inputs
 
-// A weight in a backend's own layout. Opaque to everyone else; independent of the view it came
-// from.
-class Weight {
- public:
-  virtual ~Weight() = default;
-  virtual int64_t rows() const = 0;  // outputs (1 for a norm)
-  virtual int64_t cols() const = 0;  // inputs
-  virtual int64_t size_bytes() const = 0;
+  friend bool operator==(const MatrixShape&, const MatrixShape&) = default;
 };
 
-// How a backend lays out the weights it prepares, where each is one run of bytes that means the
-// same on every machine: such weights can be kept in a file and used from a mapping of it.
+MatrixShape ShapeOf(const WeightView& weight);
+
+// Rows [first, first + count) of a matrix: what one of several ranks holds of it. Borrows what
+// `weight` borrows; a group index is that of the whole, since it describes columns. Where zero
+// points are packed along the rows, `first` must start a word of them.
+WeightView RowsOf(const WeightView& weight, int64_t first, int64_t count);
+
+// What the parts of a weight are for; a backend chooses its layout by it, and whether the parts
+// become one matrix.
+enum class Role {
+  kVector,      // a norm, a bias, sinks: one part
+  kEmbedding,   // one part, whose rows are looked up
+  kRouter,      // one part
+  kHead,        // one part
+  kProjection,  // one part: the output of attention
+  kQkv,         // queries, keys, values, which read the same input
+  kGateUp,      // gate and up of one expert, or of each expert of a range in turn
+  kDown,        // down, likewise
+};
+
+// A weight in a backend's own layout: one matrix or several that are used together. Opaque to
+// everyone else; independent of the views it came from.
+class Weight {
+ public:
+  explicit Weight(std::vector<MatrixShape> parts) : parts_(std::move(parts)) {}
+  virtual ~Weight() = default;
+  virtual int64_t size_bytes() const = 0;
+
+  int64_t num_parts() const { return static_cast<int64_t>(parts_.size()); }
+  const MatrixShape& part(int64_t index) const { return parts_[static_cast<size_t>(index)]; }
+  int64_t rows() const { return parts_.front().rows; }  // of the first part
+  int64_t cols() const { return parts_.front().cols; }
+
+ private:
+  std::vector<MatrixShape> parts_;
+};
+
+// How a backend lays out the weights it prepares, where each part is one run of bytes that means
+// the same on every machine: such weights can be kept in a file and used from a mapping of it.
 class WeightLayout {
  public:
-  // Bytes that must be readable behind those of a weight; kernels read whole vectors.
+  // Bytes that must be readable behind those of a part; kernels read whole vectors.
   static constexpr int64_t kSlackBytes = 64;
   static constexpr int64_t kAlignment = 64;
 
   virtual ~WeightLayout() = default;
   virtual std::string_view name() const = 0;  // with a version: other bytes, another name
 
-  // How many bytes Prepare would make of `weight`. Looks at shapes and types and the group index,
-  // at no values. Throws as Prepare does.
-  virtual int64_t SizeBytes(const WeightView& weight, Role role) const = 0;
+  // How many bytes Prepare makes of a part. Looks at shapes and types and the group index, at no
+  // values. Throws as Prepare does.
+  virtual int64_t SizeBytes(const WeightView& part, Role role) const = 0;
 
-  // What Prepare made; lives as long as the weight.
-  virtual std::span<const std::byte> Bytes(const Weight& weight) const = 0;
+  // What Prepare made of a part; lives as long as the weight.
+  virtual std::span<const std::byte> Bytes(const Weight& weight, int64_t part) const = 0;
 
-  // The weight that Prepare would make of `weight`, from bytes it made earlier: SizeBytes of them,
-  // aligned to kAlignment, with kSlackBytes behind. Borrows them for the life of the result. Any
-  // content is safe to compute with; whether it is the right one is the caller's business.
-  virtual std::unique_ptr<Weight> Adopt(const WeightView& weight, Role role,
-                                        std::span<const std::byte> bytes) const = 0;
+  // The weight that Prepare would make of `parts`, from bytes it made earlier: of each part
+  // SizeBytes of them, aligned to kAlignment, with kSlackBytes behind. Borrows them for the life of
+  // the result. Any content is safe to compute with; whether it is the right one is the caller's
+  // business.
+  virtual std::unique_ptr<Weight> Adopt(
+      std::span<const WeightView> parts, Role role,
+      std::span<const std::span<const std::byte>> bytes) const = 0;
 };
 
 }  // namespace nibble

@@ -50,6 +50,10 @@ void WaitWhileEqual(const std::atomic<uint32_t>& word, uint32_t old, bool spin) 
   word.wait(old, std::memory_order_acquire);
 }
 
+// The pool whose body this thread is running, and its number there.
+thread_local const void* current_pool = nullptr;
+thread_local int current_thread = 0;
+
 }  // namespace
 
 struct ThreadPool::State {
@@ -71,6 +75,8 @@ struct ThreadPool::State {
   void TakeIndices(int thread) {
     const int64_t end = count;
     const auto& call = *body;
+    current_pool = this;
+    current_thread = thread;
     try {
       for (;;) {
         const int64_t index = next.fetch_add(1, std::memory_order_relaxed);
@@ -82,6 +88,7 @@ struct ThreadPool::State {
       const std::scoped_lock lock(error_mutex);
       if (!error) error = std::current_exception();
     }
+    current_pool = nullptr;
   }
 
   bool Enter() {
@@ -133,14 +140,17 @@ ThreadPool::~ThreadPool() = default;
 
 int ThreadPool::num_threads() const { return static_cast<int>(state_->workers.size()) + 1; }
 
+bool ThreadPool::InBody() const { return current_pool == state_.get(); }
+
 void ThreadPool::ParallelFor(int64_t count, const std::function<void(int64_t, int)>& body) {
   if (count <= 0) return;
-  if (count == 1 || state_->workers.empty()) {
-    for (int64_t index = 0; index < count; ++index) body(index, 0);
+  if (InBody() || count == 1 || state_->workers.empty()) {
+    const int thread = InBody() ? current_thread : 0;
+    for (int64_t index = 0; index < count; ++index) body(index, thread);
     return;
   }
   State& state = *state_;
-  NIBBLE_CHECK(state.body == nullptr);  // nested, or called from two threads
+  NIBBLE_CHECK(state.body == nullptr);  // called from two threads
   state.body = &body;
   state.count = count;
   state.next.store(0, std::memory_order_relaxed);

@@ -7,8 +7,8 @@
 namespace nibble {
 
 // A fork-join pool. `ParallelFor` splits work by index, never by result, so what is computed does
-// not depend on how many threads compute it. Calls must come from one thread at a time and must not
-// nest.
+// not depend on how many threads compute it. Calls come from one thread at a time, or from inside a
+// body: there they are plain loops on that body's thread.
 class ThreadPool {
  public:
   // The caller counts as one of the `num_threads` (at least 1); num_threads - 1 workers are
@@ -24,6 +24,9 @@ class ThreadPool {
   // to whichever thread is free; `thread` is in [0, num_threads) and may pick a scratch buffer.
   // Returns when all are done. The first exception thrown by a body is rethrown here.
   void ParallelFor(int64_t count, const std::function<void(int64_t index, int thread)>& body);
+
+  // Whether the calling thread is inside a body that several threads share.
+  bool InBody() const;
 
  private:
   struct State;

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <vector>
 
+#include "backend/host/host_data.h"
 #include "quantize/gptq/gptq.h"
 #include "quantize/gptq/hessian.h"
 
@@ -50,14 +51,15 @@ class GptqBench {
     const std::vector<float> x = Noise(rows * size);
     Hessian hessian(size);
     const double n = static_cast<double>(size);
-    Add(fmt::format("gram {}, {} rows", size, rows), static_cast<double>(rows) * n * n,
-        [&] { hessian.Add(x.data(), nullptr, rows, backend_->linalg()); });
+    Add(fmt::format("gram {}, {} rows", size, rows), static_cast<double>(rows) * n * n, [&] {
+      hessian.Add(BorrowHost(x.data(), rows, size), nullptr, 0, rows, backend_->algebra());
+    });
   }
 
   // Small ones side by side, as experts are done.
   void Factor(int64_t size) {
-    Linalg& linalg = backend_->linalg();
-    const int64_t copies = size <= 512 ? 8 * linalg.num_threads() : 1;
+    GptqAlgebra& algebra = backend_->algebra();
+    const int64_t copies = size <= 512 ? 8 * algebra.threads().num_threads() : 1;
     std::vector<Hessian> h;
     for (int64_t i = 0; i < copies; ++i) h.emplace_back(size);
     std::vector<double> seconds;
@@ -68,10 +70,10 @@ class GptqBench {
       }
       const auto start = std::chrono::steady_clock::now();
       if (copies == 1) {
-        linalg.InverseCholesky(h[0].data(), size);
+        algebra.InverseCholesky(h[0].data(), size);
       } else {
-        linalg.ParallelFor(copies, [&](int64_t index, int) {
-          linalg.InverseCholesky(h[static_cast<size_t>(index)].data(), size);
+        algebra.threads().ParallelFor(copies, [&](int64_t index, int) {
+          algebra.InverseCholesky(h[static_cast<size_t>(index)].data(), size);
         });
       }
       if (i == 0) continue;  // warming up
@@ -96,9 +98,9 @@ class GptqBench {
     Add(fmt::format("whole linear {} x {}", rows, size),
         2.0 / 3.0 * n * n * n + static_cast<double>(rows) * n * n, [&] {
           Hessian fresh(size);
-          fresh.Add(x.data(), nullptr, 64, backend_->linalg());
+          fresh.Add(BorrowHost(x.data(), 64, size), nullptr, 0, 64, backend_->algebra());
           QuantizeWithHessian(recipe, DType::kBF16, {&linear, 1}, fresh.data(), 64,
-                              backend_->linalg());
+                              backend_->algebra());
         });
   }
 

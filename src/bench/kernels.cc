@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "backend/backend.h"
+#include "backend/host/host_kv_pages.h"
 
 namespace nibble {
 namespace {
@@ -106,7 +107,7 @@ class KernelBench {
     if (!Wanted(name)) return;
     const Activation a = Filled(*backend_, tokens, kCols);
     Activation x = Filled(*backend_, tokens, weight.rows());
-    Add(name, unit, amount, roof, [&] { backend_->ProjectResidual(a, weight, x); });
+    Add(name, unit, amount, roof, [&] { backend_->ProjectResidual(a, {.out = &weight}, x); });
   }
 
   template <typename Body>
@@ -143,24 +144,21 @@ class KernelBench {
               int64_t tokens, const std::string& unit, double roof, const Amount& amount) {
     const std::string name = prefix + ", " + heads.name + " heads";
     if (!Wanted(name)) return;
-    KvPages kv{.dtype = dtype,
-               .num_blocks = BlocksFor(context),
-               .num_kv_heads = heads.kv,
-               .head_dim = 128};
-    const int64_t layer_bytes = kv.num_blocks * kv.bytes_per_block();
-    const int64_t layers = std::max<int64_t>(1, options_.weight_bytes / layer_bytes);
-    const Buffer pages = backend_->Allocate(layers * layer_bytes);
+    const AttentionShape shape{.num_heads = heads.query, .num_kv_heads = heads.kv, .head_dim = 128};
+    KvShape kv{.num_layers = 1, .num_kv_heads = heads.kv, .head_dim = 128, .dtype = dtype};
+    const int64_t layer_bytes = BlocksFor(context) * backend_->KvBlockBytes(kv);
+    kv.num_layers = std::max<int64_t>(1, options_.weight_bytes / layer_bytes);
+    const auto pages = backend_->MakeKvPages(kv, BlocksFor(context));
     // A small number in every type. Untouched memory would be read from one page of zeros.
-    std::memset(pages.data(), 0x3c, static_cast<size_t>(pages.size_bytes()));
+    std::memset(static_cast<HostKvPages&>(*pages).data(), 0x3c,
+                static_cast<size_t>(pages->size_bytes()));
     const Batch batch = SequenceBatch(context, tokens);
     const Activation q = Filled(*backend_, tokens, heads.query * kv.head_dim);
     Activation out = backend_->MakeActivation(tokens, q.cols);
-    int64_t layer = 0;
-    backend_->BeginStep(batch);
-    Add(name, unit, amount(layer_bytes), roof, [&] {
-      kv.data = static_cast<std::byte*>(pages.data()) + layer++ % layers * layer_bytes;
-      backend_->Attention(q, kv, 0, out);
-    });
+    int64_t step = 0;
+    backend_->BeginStep(batch, *pages);
+    Add(name, unit, amount(layer_bytes), roof,
+        [&] { backend_->Attention(q, shape, {}, step++ % kv.num_layers, out); });
     backend_->EndStep();
   }
 

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "backend/batch.h"
-#include "model/mixtral.h"
-#include "model/mixtral_weights.h"
+#include "model/model.h"
+#include "model/weights.h"
 
 namespace nibble {
 namespace {
@@ -93,20 +93,20 @@ StepReport BenchSteps(const StepBenchOptions& options) {
   report.backend = backend->name();
   const ModelConfig& config = checkpoint.config();
   const int64_t fill = std::max<int64_t>(1, kFillTokens / shape.sequences);
-  Mixtral model(checkpoint, *backend, shape.sequences * std::max(shape.tokens, fill));
+  Model model(checkpoint, *backend, shape.sequences * std::max(shape.tokens, fill));
 
   const bool decode = shape.tokens == 1;
   const int64_t total = shape.context + shape.tokens * (decode ? options.repeats + 1 : 1);
   const int64_t blocks = BlocksFor(total);
-  KvCache kv = model.MakeKvCache(shape.sequences * blocks, options.cache_type, kKvBlockSize);
+  const auto kv = model.MakeKvPages(shape.sequences * blocks, options.cache_type);
   std::vector<float> logits;
   for (int64_t first = 0; first < shape.context; first += fill) {
     const int64_t count = std::min(fill, shape.context - first);
-    model.Forward(MakeBatch(config, shape, first, count, blocks), kv, logits);
+    model.Forward(MakeBatch(config, shape, first, count, blocks), *kv, logits);
   }
   int64_t position = shape.context;
   report.seconds = cpu::MedianSeconds(options.repeats, [&] {
-    model.Forward(MakeBatch(config, shape, position, shape.tokens, blocks), kv, logits);
+    model.Forward(MakeBatch(config, shape, position, shape.tokens, blocks), *kv, logits);
     if (decode) ++position;
   });
   return report;

@@ -28,10 +28,6 @@ Error Invalid(const std::string& where, const std::string& what) {
   return Error(ErrorCode::kInvalidData, where + ": " + what);
 }
 
-bool IsFloat(DType dtype) {
-  return dtype == DType::kBF16 || dtype == DType::kF16 || dtype == DType::kF32;
-}
-
 std::string Described(const TensorView& view) {
   return fmt::format("{} {}", DTypeName(view.dtype()), view.shape().ToString());
 }

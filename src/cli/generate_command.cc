@@ -91,7 +91,8 @@ class Streamer {
 // Counts tokens and time of one Generate call.
 class Stopwatch {
  public:
-  void Count(const GenerationEvent& /*event*/) {
+  void Count(const GenerationEvent& event) {
+    if (event.token < 0) return;  // a failure
     if (tokens_++ == 0) first_ = std::chrono::steady_clock::now();
   }
 
@@ -150,6 +151,7 @@ class GenerateRun {
     const std::vector<Generation> results = RunRequests(requests, heads, watch);
     if (options_.json) PrintResults(prompts, requests, results, watch);
     Report(requests, watch);
+    for (size_t i = 0; i < results.size(); ++i) ThrowIfFailed(results[i], i);
     return kExitSuccess;
   }
 
@@ -203,8 +205,27 @@ class GenerateRun {
         {loaded_.Encode(chat_template.Render(messages, true), false), options_.sampling}};
     Stopwatch watch;
     const std::vector<Generation> result = RunRequests(request, {""}, watch);
+    ThrowIfFailed(result.front(), 0);
     messages.push_back({{"role", "assistant"}, {"content", result.front().text}});
     Report(request, watch);
+  }
+
+  // What came of the others was printed before.
+  static void ThrowIfFailed(const Generation& result, size_t index) {
+    if (result.finish != FinishReason::kError) return;
+    throw Error(ErrorCode::kInvalidData, fmt::format("prompt {}: {}", index, result.error));
+  }
+
+  static const char* Name(FinishReason finish) {
+    switch (finish) {
+      case FinishReason::kStop:
+        return "stop";
+      case FinishReason::kLength:
+        return "length";
+      case FinishReason::kError:
+        return "error";
+    }
+    return "";
   }
 
   static void Report(const std::vector<GenerationRequest>& requests, const Stopwatch& watch) {
@@ -222,13 +243,13 @@ class GenerateRun {
                            const std::vector<Generation>& results, const Stopwatch& watch) {
     Json generations = Json::array();
     for (size_t i = 0; i < prompts.size(); ++i) {
-      generations.push_back(
-          {{"prompt", prompts[i]},
-           {"prompt_tokens", requests[i].prompt.size()},
-           {"text", results[i].text},
-           {"tokens", results[i].tokens},
-           {"log_probabilities", results[i].log_probabilities},
-           {"finish_reason", results[i].finish == FinishReason::kStop ? "stop" : "length"}});
+      generations.push_back({{"prompt", prompts[i]},
+                             {"prompt_tokens", requests[i].prompt.size()},
+                             {"text", results[i].text},
+                             {"tokens", results[i].tokens},
+                             {"log_probabilities", results[i].log_probabilities},
+                             {"finish_reason", Name(results[i].finish)}});
+      if (!results[i].error.empty()) generations.back()["error"] = results[i].error;
     }
     PrintJson({{"generations", generations},
                {"seconds", watch.seconds()},

@@ -19,7 +19,8 @@ LoadedModel::LoadedModel(const std::string& directory, const DeviceOptions& devi
   const auto start = std::chrono::steady_clock::now();
   const Checkpoint checkpoint(directory);
   backend_ = MakeBackend(device.backend, device.backend_options());
-  model_ = std::make_unique<Mixtral>(checkpoint, *backend_, max_tokens);
+  config_ = checkpoint.config();
+  model_ = std::make_unique<Model>(checkpoint, *backend_, max_tokens);
   load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   LogInfo("model_loaded directory={} backend=\"{}\" weights={} packed={} seconds={:.2f}", directory,
           backend_->name(), FormatBytes(model_->weight_bytes()), model_->packed(), load_seconds_);

@@ -6,7 +6,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "cli/command.h"
-#include "model/mixtral.h"
+#include "model/model.h"
 #include "text/tokenizer.h"
 
 namespace nibble {
@@ -18,8 +18,8 @@ class LoadedModel {
   LoadedModel(const std::string& directory, const DeviceOptions& device, int64_t max_tokens);
 
   const std::string& directory() const { return directory_; }
-  Mixtral& model() { return *model_; }
-  const ModelConfig& config() const { return model_->config(); }
+  Model& model() { return *model_; }
+  const ModelConfig& config() const { return config_; }
   double load_seconds() const { return load_seconds_; }
 
   // Loaded on first use: some commands work on token ids alone.
@@ -35,7 +35,8 @@ class LoadedModel {
   std::string directory_;
   double load_seconds_ = 0;
   std::unique_ptr<Backend> backend_;
-  std::unique_ptr<Mixtral> model_;
+  ModelConfig config_;
+  std::unique_ptr<Model> model_;
   std::unique_ptr<Tokenizer> tokenizer_;
 };
 

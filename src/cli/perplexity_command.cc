@@ -38,11 +38,9 @@ int RunPerplexity(const PerplexityOptions& options) {
   // The file as one string, without special tokens; each window gets a BOS of its own.
   const std::vector<int32_t> ids = loaded.Encode(ReadText(options.text), false);
   const int32_t bos = static_cast<int32_t>(loaded.config().bos_token_id);
-  std::vector<int64_t> first_scored;
-  const std::vector<std::vector<int32_t>> windows =
-      MakeWindows(ids, bos, window, options.stride, &first_scored);
+  const std::vector<ScoredSequence> windows = MakeWindows(ids, bos, window, options.stride);
   int64_t total = 0;  // the last token of a window is predicted, not run
-  for (const auto& tokens : windows) total += static_cast<int64_t>(tokens.size()) - 1;
+  for (const auto& sequence : windows) total += static_cast<int64_t>(sequence.tokens.size()) - 1;
   Progress progress("perplexity", "tokens", total);
   const auto advance = [&](int64_t tokens) { progress.Add(tokens); };
 
@@ -51,9 +49,8 @@ int RunPerplexity(const PerplexityOptions& options) {
                    {"window", window},
                    {"stride", options.stride > 0 ? options.stride : window - 1}};
   if (options.baseline.empty()) {
-    const auto scores = ScoreSequences(loaded.model(), windows, advance, first_scored,
-                                       KvCacheType(options.kv_cache_dtype));
-    const Perplexity result = Summarize(scores);
+    const Perplexity result = PerplexityOf(
+        ScoreSequences(loaded.model(), windows, advance, KvCacheType(options.kv_cache_dtype)));
     document["perplexity"] = result.perplexity();
     document["perplexity_stderr"] = result.standard_error;
     document["nll"] = result.nll;
@@ -65,7 +62,7 @@ int RunPerplexity(const PerplexityOptions& options) {
   } else {
     LoadedModel baseline(options.baseline, options.device, kMaxBatchTokens);
     const Comparison c = CompareSequences(baseline.model(), loaded.model(), windows, advance,
-                                          first_scored, KvCacheType(options.kv_cache_dtype));
+                                          KvCacheType(options.kv_cache_dtype));
     const double count = static_cast<double>(c.tokens);
     const double perplexity = std::exp(c.nll / count);
     const double baseline_perplexity = std::exp(c.baseline_nll / count);

@@ -11,7 +11,6 @@
 #include "base/interrupt.h"
 #include "base/progress.h"
 #include "base/random.h"
-#include "base/system.h"
 #include "engine/scheduler.h"
 #include "model/batch_builder.h"
 #include "nibble/error.h"
@@ -20,9 +19,9 @@
 namespace nibble {
 namespace {
 
-int64_t MaxOutput(const GenerationRequest& request, const ModelConfig& config) {
+int64_t MaxOutput(const GenerationRequest& request, const ModelSpec& spec) {
   return std::min(request.params.max_tokens,
-                  config.max_positions - static_cast<int64_t>(request.prompt.size()));
+                  spec.max_positions - static_cast<int64_t>(request.prompt.size()));
 }
 
 uint64_t SeedOf(const SamplingParams& params, uint64_t run_seed, size_t index) {
@@ -35,47 +34,47 @@ uint64_t SeedOf(const SamplingParams& params, uint64_t run_seed, size_t index) {
 }
 
 // Refuses what could never run.
-void CheckRequests(const Mixtral& model, const Tokenizer* tokenizer,
+void CheckRequests(const Model& model, const Tokenizer* tokenizer,
                    std::span<const GenerationRequest> requests, const GeneratorOptions& options) {
-  const ModelConfig& config = model.config();
+  const ModelSpec& spec = model.spec();
   for (const int32_t id : options.end_ids) {
-    if (id >= 0 && id < config.vocab_size) continue;
+    if (id >= 0 && id < spec.vocab_size) continue;
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("end_ids: token id {} is outside the model's vocabulary of {}", id,
-                            config.vocab_size));
+                            spec.vocab_size));
   }
   const auto refuse = [](size_t index, const std::string& why) {
     throw Error(ErrorCode::kInvalidArgument, fmt::format("prompt {}: {}", index, why));
   };
   for (size_t i = 0; i < requests.size(); ++i) {
     const auto& [prompt, params] = requests[i];
-    CheckSamplingParams(params, config.vocab_size);
+    CheckSamplingParams(params, spec.vocab_size);
     if (tokenizer == nullptr && !params.stop.empty()) {
       throw Error(ErrorCode::kInvalidArgument, "stop: stop strings need a tokenizer");
     }
     if (prompt.empty()) {
       refuse(i, "it has no tokens; give some text or a tokenizer that adds BOS");
     }
-    if (static_cast<int64_t>(prompt.size()) >= config.max_positions) {
+    if (static_cast<int64_t>(prompt.size()) >= spec.max_positions) {
       refuse(i, fmt::format("{} tokens leave no room for an answer: the model takes {}",
-                            prompt.size(), config.max_positions));
+                            prompt.size(), spec.max_positions));
     }
     for (const int32_t id : prompt) {
-      if (id >= 0 && id < config.vocab_size) continue;
+      if (id >= 0 && id < spec.vocab_size) continue;
       refuse(i, fmt::format("token id {} is outside the model's vocabulary of {}", id,
-                            config.vocab_size));
+                            spec.vocab_size));
     }
   }
 }
 
 // How many KV blocks the pool gets.
-int64_t ChooseNumBlocks(const Mixtral& model, std::span<const GenerationRequest> requests,
+int64_t ChooseNumBlocks(const Model& model, std::span<const GenerationRequest> requests,
                         const GeneratorOptions& options) {
-  const ModelConfig& config = model.config();
+  const ModelSpec& spec = model.spec();
   std::vector<int64_t> needed;
   for (const GenerationRequest& request : requests) {
     needed.push_back(Scheduler::BlocksNeeded(static_cast<int64_t>(request.prompt.size()),
-                                             MaxOutput(request, config), options.block_size));
+                                             MaxOutput(request, spec), options.block_size));
   }
   std::sort(needed.begin(), needed.end(), std::greater<>());
   const int64_t largest = needed.front();
@@ -83,14 +82,9 @@ int64_t ChooseNumBlocks(const Mixtral& model, std::span<const GenerationRequest>
   const int64_t wanted = std::accumulate(
       needed.begin(), needed.begin() + static_cast<std::ptrdiff_t>(at_once), int64_t{0});
 
-  const KvPages page{.data = nullptr,
-                     .dtype = options.kv_dtype,
-                     .num_blocks = 1,
-                     .block_size = options.block_size,
-                     .num_kv_heads = config.num_kv_heads,
-                     .head_dim = config.head_dim};
-  const int64_t block_bytes = config.num_layers * page.bytes_per_block();
-  const int64_t memory_bytes = AvailableMemoryBytes() / 10 * 9;
+  const int64_t block_bytes =
+      model.backend().KvBlockBytes(spec.Kv(options.kv_dtype, options.block_size));
+  const int64_t memory_bytes = model.backend().FreeBytes() / 10 * 9;
   const int64_t affordable = memory_bytes / block_bytes;
   const int64_t chosen = options.num_blocks > 0 ? options.num_blocks : std::min(wanted, affordable);
   if (chosen < largest) {
@@ -105,19 +99,18 @@ int64_t ChooseNumBlocks(const Mixtral& model, std::span<const GenerationRequest>
 
 class Run {
  public:
-  Run(Mixtral& model, const Tokenizer* tokenizer, std::span<const GenerationRequest> requests,
+  Run(Model& model, const Tokenizer* tokenizer, std::span<const GenerationRequest> requests,
       const GeneratorOptions& options, const GenerationCallback& callback)
       : model_(model),
         requests_(requests),
         options_(options),
         callback_(callback),
         pool_(ChooseNumBlocks(model, requests, options)),
-        kv_(model.MakeKvCache(pool_.num_blocks(), options.kv_dtype, options.block_size)),
+        kv_(model.MakeKvPages(pool_.num_blocks(), options.kv_dtype, options.block_size)),
         scheduler_({.max_step_tokens = std::min(options.max_batch_tokens, model.max_tokens()),
                     .max_running = options.max_sequences,
                     .block_size = options.block_size},
                    pool_),
-        samplers_(static_cast<size_t>(model.backend().linalg().num_threads())),
         results_(requests.size()),
         detokenizers_(requests.size()) {
     for (size_t i = 0; i < requests.size(); ++i) {
@@ -148,20 +141,26 @@ class Run {
                   chunk.wants_token ? chunk.count - 1 : chunk.count);
       if (chunk.wants_token) yielding_.push_back(static_cast<size_t>(chunk.sequence));
     }
-    model_.Forward(builder.Take(), kv_, logits_);
-
+    const Batch batch = builder.Take();
+    rows_.clear();
+    for (const size_t request : yielding_) rows_.push_back(SamplingRowOf(request));
     sampled_.resize(yielding_.size());
-    const size_t vocab = static_cast<size_t>(model_.config().vocab_size);
-    model_.backend().linalg().ParallelFor(
-        static_cast<int64_t>(yielding_.size()), [&](int64_t row, int thread) {
-          const size_t i = static_cast<size_t>(row);
-          sampled_[i] = Sample(samplers_[static_cast<size_t>(thread)], yielding_[i],
-                               std::span(logits_).subspan(i * vocab, vocab));
-        });
+    model_.Forward(batch, *kv_, [&](int64_t first, LogitRows& logits) {
+      const size_t begin = static_cast<size_t>(first);
+      const size_t count = static_cast<size_t>(logits.num_rows());
+      logits.Sample(std::span(rows_).subspan(begin, count),
+                    std::span(sampled_).subspan(begin, count));
+    });
     tokens_.clear();
     for (const Sampled& sampled : sampled_) tokens_.push_back(sampled.token);
     scheduler_.Commit(tokens_);
-    for (size_t i = 0; i < yielding_.size(); ++i) Accept(yielding_[i], sampled_[i]);
+    for (size_t i = 0; i < yielding_.size(); ++i) {
+      if (sampled_[i].finite()) {
+        Accept(yielding_[i], sampled_[i]);
+      } else {
+        Fail(yielding_[i], model_.Explain(batch, *kv_, {&batch.logit_rows[i], 1}).what());
+      }
+    }
   }
 
   std::span<const int32_t> EndIds(size_t request) const {
@@ -169,11 +168,24 @@ class Run {
                                                 : std::span(options_.end_ids);
   }
 
-  Sampled Sample(Sampler& sampler, size_t request, std::span<float> logits) const {
+  SamplingRow SamplingRowOf(size_t request) const {
     const SamplingParams& params = requests_[request].params;
-    const SamplingState state = {requests_[request].prompt, results_[request].tokens,
-                                 EndIds(request), SeedOf(params, options_.seed, request)};
-    return sampler.Sample(params, state, logits);
+    return {.params = &params,
+            .prompt = requests_[request].prompt,
+            .output = results_[request].tokens,
+            .end_ids = EndIds(request),
+            .seed = SeedOf(params, options_.seed, request)};
+  }
+
+  void Fail(size_t request, const std::string& reason) {
+    Generation& result = results_[request];
+    std::string delta;
+    if (detokenizers_[request]) delta = detokenizers_[request]->Finish();
+    result.text += delta;
+    result.finish = FinishReason::kError;
+    result.error = reason;
+    scheduler_.Remove(static_cast<int64_t>(request));
+    if (callback_) callback_({.request = request, .token = -1, .delta = delta, .finished = true});
   }
 
   // Books a token, turns it into text and decides whether the request ends with it.
@@ -187,8 +199,8 @@ class Run {
       return std::find(ids.begin(), ids.end(), sampled.token) != ids.end();
     };
     const bool stop_id = contains(EndIds(request)) || contains(params.stop_token_ids);
-    const bool full = static_cast<int64_t>(result.tokens.size()) >=
-                      MaxOutput(requests_[request], model_.config());
+    const bool full =
+        static_cast<int64_t>(result.tokens.size()) >= MaxOutput(requests_[request], model_.spec());
     std::string delta;
     bool stop_string = false;
     if (std::optional<Detokenizer>& detokenizer = detokenizers_[request]) {
@@ -205,27 +217,26 @@ class Run {
     if (callback_) callback_({request, sampled.token, delta, finished});
   }
 
-  Mixtral& model_;
+  Model& model_;
   std::span<const GenerationRequest> requests_;
   const GeneratorOptions& options_;
   const GenerationCallback& callback_;
   BlockPool pool_;
-  KvCache kv_;
+  std::unique_ptr<KvPages> kv_;
   Scheduler scheduler_;
-  std::vector<Sampler> samplers_;  // one a thread
   std::vector<Generation> results_;
   std::vector<std::optional<Detokenizer>> detokenizers_;
 
-  // Of one step: requests that yield a token, their logits, what was chosen.
+  // Of one step: requests that yield a token, what the choice depends on, what was chosen.
   std::vector<size_t> yielding_;
-  std::vector<float> logits_;
+  std::vector<SamplingRow> rows_;
   std::vector<Sampled> sampled_;
   std::vector<int32_t> tokens_;
 };
 
 }  // namespace
 
-std::vector<Generation> Generate(Mixtral& model, const Tokenizer* tokenizer,
+std::vector<Generation> Generate(Model& model, const Tokenizer* tokenizer,
                                  std::span<const GenerationRequest> requests,
                                  const GeneratorOptions& options,
                                  const GenerationCallback& callback) {

@@ -7,9 +7,9 @@
 #include <string_view>
 #include <vector>
 
-#include "backend/batch.h"
-#include "engine/sampler.h"
-#include "model/mixtral.h"
+#include "backend/kv_pages.h"
+#include "backend/sampling.h"
+#include "model/model.h"
 #include "text/tokenizer.h"
 
 namespace nibble {
@@ -19,13 +19,14 @@ struct GenerationRequest {
   SamplingParams params;
 };
 
-enum class FinishReason { kStop, kLength };
+enum class FinishReason { kStop, kLength, kError };
 
 struct Generation {
   std::vector<int32_t> tokens;  // an end-of-sequence or stop id is included
   std::vector<double> log_probabilities;
   std::string text;  // without stop ids' text and without the stop string
   FinishReason finish = FinishReason::kLength;
+  std::string error;  // why, where finish is kError: the tokens before are good
 };
 
 struct GeneratorOptions {
@@ -40,10 +41,10 @@ struct GeneratorOptions {
   uint64_t seed = 0;                  // of requests without one: request i draws by (seed, i)
 };
 
-// One more token of a request, in the order they come about.
+// One more token of a request, in the order they come about; or its failure, without a token.
 struct GenerationEvent {
-  size_t request = 0;  // index
-  int32_t token = 0;
+  size_t request = 0;      // index
+  int32_t token = -1;      // -1: the request has failed
   std::string_view delta;  // the text that is now certain, valid during the call
   bool finished = false;   // no more events of this request
 };
@@ -52,12 +53,13 @@ using GenerationCallback = std::function<void(const GenerationEvent& event)>;
 // Runs requests together over the paged KV cache as Scheduler plans: every step decodes all running
 // sequences and fills the rest of its token budget with prompt chunks. What a request yields
 // depends on nothing but the request and its index (for a backend that keeps its promise about
-// rows): not on its mates, chunks, blocks or preemptions.
+// rows): not on its mates, chunks, blocks or preemptions. A request whose logits are not finite
+// ends with an error of its own; the others go on.
 //
 // `tokenizer` may be null: then there is no text, and stop strings are refused. Throws
 // kInvalidArgument for bad parameters or a prompt that cannot fit, and kResourceExhausted where the
 // KV cache cannot hold one request, before anything runs.
-std::vector<Generation> Generate(Mixtral& model, const Tokenizer* tokenizer,
+std::vector<Generation> Generate(Model& model, const Tokenizer* tokenizer,
                                  std::span<const GenerationRequest> requests,
                                  const GeneratorOptions& options,
                                  const GenerationCallback& callback = nullptr);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "backend/host/sampler.h"
 #include "backend/make_backend.h"
 #include "base/json.h"
 #include "model/scoring.h"
@@ -33,13 +34,13 @@ class RandomModel {
     const TemporaryDirectory directory;
     testing::WriteRandomMixtral(random, directory.path());
     const Checkpoint checkpoint(directory.path());
-    model_ = std::make_unique<Mixtral>(checkpoint, *backend_, max_tokens);
+    model_ = std::make_unique<Model>(checkpoint, *backend_, max_tokens);
   }
-  Mixtral& operator*() { return *model_; }
+  Model& operator*() { return *model_; }
 
  private:
   std::unique_ptr<Backend> backend_;
-  std::unique_ptr<Mixtral> model_;
+  std::unique_ptr<Model> model_;
 };
 
 // Requests of many lengths, greedy and drawn, some with penalties.
@@ -58,7 +59,7 @@ std::vector<GenerationRequest> MixedRequests() {
   return requests;
 }
 
-std::vector<std::vector<int32_t>> TokensOf(Mixtral& model,
+std::vector<std::vector<int32_t>> TokensOf(Model& model,
                                            const std::vector<GenerationRequest>& requests,
                                            const GeneratorOptions& options = {}) {
   std::vector<std::vector<int32_t>> tokens;
@@ -70,7 +71,7 @@ std::vector<std::vector<int32_t>> TokensOf(Mixtral& model,
 }
 
 // One token at a time, the whole sequence run anew for each: what generation means.
-std::vector<int32_t> GenerateSlowly(Mixtral& model, const GenerationRequest& request) {
+std::vector<int32_t> GenerateSlowly(Model& model, const GenerationRequest& request) {
   Sampler sampler;
   std::vector<int32_t> tokens = request.prompt;
   std::vector<int32_t> output;
@@ -81,7 +82,7 @@ std::vector<int32_t> GenerateSlowly(Mixtral& model, const GenerationRequest& req
     });
     const uint64_t seed = static_cast<uint64_t>(request.params.seed.value());
     output.push_back(
-        sampler.Sample(request.params, {request.prompt, output, {}, seed}, last).token);
+        sampler.Sample({&request.params, request.prompt, output, {}, seed}, last).token);
     tokens.push_back(output.back());
   }
   return output;
@@ -166,10 +167,37 @@ TEST(Generator, ReportsTheLogProbabilityOfTheModelItself) {
   const Generation generation = Generate(*model, nullptr, requests, {}).front();
   std::vector<int32_t> whole = request.prompt;
   whole.insert(whole.end(), generation.tokens.begin(), generation.tokens.end());
-  const std::vector<std::vector<int32_t>> sequences = {whole};
+  const std::vector<ScoredSequence> sequences = {{whole}};
   const auto scores = ScoreSequences(*model, sequences).front();
   for (size_t i = 0; i < generation.tokens.size(); ++i) {
     EXPECT_NEAR(generation.log_probabilities[i], scores[2 + i].log_probability, 1e-9);
+  }
+}
+
+TEST(Generator, ARequestThatBreaksFailsAlone) {
+  for (const char* backend : {"reference", "cpu"}) {
+    RandomModel model(backend, 1, 96, testing::BrokenForTokenSeven());
+    std::vector<GenerationRequest> requests;
+    for (const std::vector<int32_t>& prompt :
+         {std::vector<int32_t>{1, 20}, {1, 7, 30}, {33, 12}, std::vector<int32_t>{7}}) {
+      // Token 7 stays in prompts: the good requests must not draw it.
+      requests.push_back({prompt, {.temperature = 0, .max_tokens = 5}});
+    }
+    const std::vector<GenerationRequest> good = {requests[0], requests[2]};
+    const auto alone = TokensOf(*model, good);
+    std::vector<size_t> failed;
+    const auto all = Generate(*model, nullptr, requests, {}, [&](const GenerationEvent& event) {
+      if (event.token < 0) failed.push_back(event.request);
+      EXPECT_TRUE(event.token >= 0 || event.finished);
+    });
+    EXPECT_EQ(failed, (std::vector<size_t>{1, 3}));
+    EXPECT_EQ(all[0].tokens, alone[0]);
+    EXPECT_EQ(all[2].tokens, alone[1]);
+    for (const size_t i : failed) {
+      EXPECT_EQ(all[i].finish, FinishReason::kError);
+      EXPECT_THAT(all[i].error, HasSubstr("model.layers.1:"));
+      EXPECT_TRUE(all[i].tokens.empty());
+    }
   }
 }
 
@@ -264,7 +292,7 @@ class TinymixGenerator : public ::testing::Test {
     NIBBLE_REQUIRE_REFERENCE("golden/tinymix/greedy_64.json");
     const auto directory = testing::ReferenceData() / "models/tinymix";
     backend_ = MakeBackend("cpu");
-    model_ = std::make_unique<Mixtral>(Checkpoint(directory), *backend_, 256);
+    model_ = std::make_unique<Model>(Checkpoint(directory), *backend_, 256);
     tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::Load(directory));
     golden_ = ReadJsonFile((testing::ReferenceData() / "golden/tinymix/greedy_64.json").string());
     for (const Json& prompt :
@@ -279,7 +307,7 @@ class TinymixGenerator : public ::testing::Test {
   }
 
   std::unique_ptr<Backend> backend_;
-  std::unique_ptr<Mixtral> model_;
+  std::unique_ptr<Model> model_;
   std::unique_ptr<Tokenizer> tokenizer_;
   Json golden_;
   std::vector<GenerationRequest> requests_;

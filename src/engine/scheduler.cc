@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "base/check.h"
-#include "model/kv_cache.h"
 
 namespace nibble {
 

@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "backend/batch.h"
+#include "backend/kv_pages.h"
 #include "engine/block_pool.h"
 
 namespace nibble {

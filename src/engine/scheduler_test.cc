@@ -7,8 +7,6 @@
 #include <random>
 #include <set>
 
-#include "model/kv_cache.h"
-
 namespace nibble {
 namespace {
 

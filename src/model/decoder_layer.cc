@@ -1,88 +1,84 @@
 #include "model/decoder_layer.h"
 
-#include <cmath>
+#include <algorithm>
 
 namespace nibble {
+namespace {
 
-std::vector<float> InverseFrequencies(const ModelConfig& config) {
-  std::vector<float> frequencies(static_cast<size_t>(config.head_dim / 2));
-  for (size_t i = 0; i < frequencies.size(); ++i) {
-    const float exponent = static_cast<float>(2 * i) / static_cast<float>(config.head_dim);
-    frequencies[i] = 1.0f / std::pow(static_cast<float>(config.rope_theta), exponent);
+struct Widths {
+  int64_t q = 1;       // columns of queries
+  int64_t middle = 1;  // elements of g for each token
+  RouterShape router;  // with the most slots a token
+};
+
+Widths WidestOf(const ModelSpec& spec) {
+  Widths widest;
+  for (const LayerSpec& layer : spec.layers) {
+    widest.q = std::max(widest.q, layer.q_rows());
+    widest.middle = std::max({widest.middle, layer.router.slots_per_token() * layer.intermediate,
+                              layer.shared_intermediate});
+    if (layer.router.slots_per_token() >= widest.router.slots_per_token()) {
+      widest.router = layer.router;
+    }
   }
-  return frequencies;
+  return widest;
 }
 
-LayerScratch::LayerScratch(Backend& backend, const ModelConfig& config, int64_t max_tokens)
-    : normed(backend.MakeActivation(max_tokens, config.hidden_size)),
-      q(backend.MakeActivation(max_tokens, config.num_heads * config.head_dim)),
-      attended(backend.MakeActivation(max_tokens, config.num_heads * config.head_dim)),
-      h(backend.MakeActivation(max_tokens, config.hidden_size)),
-      g(backend.MakeActivation(max_tokens * config.num_experts_per_token,
-                               config.intermediate_size)) {
-  const size_t num_experts = static_cast<size_t>(config.num_experts);
-  expert_weights.gate.reserve(num_experts);
-  expert_weights.up.reserve(num_experts);
-  expert_weights.down.reserve(num_experts);
+}  // namespace
+
+LayerScratch::LayerScratch(Backend& backend, const ModelSpec& spec, int64_t max_tokens) {
+  const Widths widest = WidestOf(spec);
+  normed = backend.MakeActivation(max_tokens, spec.hidden_size);
+  q = backend.MakeActivation(max_tokens, widest.q);
+  attended = backend.MakeActivation(max_tokens, widest.q);
+  h = backend.MakeActivation(max_tokens, spec.hidden_size);
+  g = backend.MakeActivation(max_tokens, widest.middle);
+  routing = backend.MakeRouting(widest.router, max_tokens);
 }
 
-DecoderLayer::DecoderLayer(const ModelConfig& config, Backend& backend)
-    : config_(&config), backend_(&backend), inverse_frequencies_(InverseFrequencies(config)) {}
-
-void DecoderLayer::Attention(const LayerWeights& weights, KvPages kv, Activation& x,
-                             LayerScratch& scratch, LayerObserver* observer) const {
-  const AttentionWeights attention{.norm = weights.input_norm.get(),
-                                   .q = weights.q.get(),
-                                   .k = weights.k.get(),
-                                   .v = weights.v.get(),
-                                   .num_heads = config_->num_heads,
-                                   .num_kv_heads = config_->num_kv_heads,
-                                   .head_dim = config_->head_dim,
-                                   .norm_eps = static_cast<float>(config_->rms_norm_eps),
-                                   .inverse_frequencies = inverse_frequencies_};
-  backend_->NormQkvRopeStore(x, attention, kv, scratch.normed, scratch.q);
+void DecoderLayer::Attention(const LayerSpec& spec, const LayerWeights& weights, int64_t kv_layer,
+                             Activation& x, LayerScratch& scratch, LayerObserver* observer) const {
+  const AttentionWeights attention = weights.attention();
+  backend_->NormQkvRopeStore(x, spec.attention, attention, kv_layer, scratch.normed, scratch.q);
   if (observer != nullptr) observer->AttentionInput(scratch.normed);
-  backend_->Attention(scratch.q, kv, config_->sliding_window, scratch.attended);
+  backend_->Attention(scratch.q, spec.attention, attention, kv_layer, scratch.attended);
   if (observer != nullptr) observer->AttentionOutput(scratch.attended);
-  backend_->ProjectResidual(scratch.attended, *weights.o, x);
+  backend_->ProjectResidual(scratch.attended, attention, x);
 }
 
-void DecoderLayer::Route(const LayerWeights& weights, const Activation& x,
+void DecoderLayer::Route(const LayerSpec& spec, const LayerWeights& weights, const Activation& x,
                          LayerScratch& scratch) const {
-  const RouterWeights router{.norm = weights.post_attention_norm.get(),
-                             .router = weights.router.get(),
-                             .top_k = config_->num_experts_per_token,
-                             .norm_eps = static_cast<float>(config_->rms_norm_eps)};
-  backend_->NormRoute(x, router, scratch.h, scratch.routing);
+  backend_->NormRoute(x, spec.router, weights.routing(), scratch.h, *scratch.routing);
+}
+
+void DecoderLayer::ExpertsMiddle(const LayerWeights& weights, LayerScratch& scratch,
+                                 LayerObserver* observer) const {
+  if (observer != nullptr) observer->ExpertInput(scratch.h, *scratch.routing);
+  backend_->GateUp(scratch.h, *scratch.routing, weights.experts.weights(), scratch.g);
+  if (observer != nullptr) observer->ExpertMiddle(scratch.g, *scratch.routing);
 }
 
 void DecoderLayer::Experts(const LayerWeights& weights, Activation& x, LayerScratch& scratch,
                            LayerObserver* observer) const {
   ExpertsMiddle(weights, scratch, observer);
-  backend_->ExpertsDownResidual(scratch.g, scratch.routing, scratch.expert_weights, x);
+  backend_->DownResidual(scratch.g, *scratch.routing, weights.experts.weights(), x);
 }
 
-void DecoderLayer::ExpertsMiddle(const LayerWeights& weights, LayerScratch& scratch,
-                                 LayerObserver* observer) const {
-  ExpertWeights& experts = scratch.expert_weights;
-  experts.gate.clear();
-  experts.up.clear();
-  experts.down.clear();
-  for (const LayerWeights::Expert& expert : weights.experts) {
-    experts.gate.push_back(expert.gate.get());
-    experts.up.push_back(expert.up.get());
-    experts.down.push_back(expert.down.get());
-  }
-  if (observer != nullptr) observer->ExpertInput(scratch.h, scratch.routing);
-  backend_->ExpertsGateUp(scratch.h, scratch.routing, experts, scratch.g);
-  if (observer != nullptr) observer->ExpertMiddle(scratch.g, scratch.routing);
+void DecoderLayer::SharedExpert(const LayerSpec& spec, const LayerWeights& weights, Activation& x,
+                                LayerScratch& scratch) const {
+  if (spec.shared_intermediate == 0) return;
+  const ExpertWeights shared = weights.shared.weights();
+  backend_->RouteShared(scratch.h, weights.shared_gate.get(), *scratch.routing);
+  backend_->GateUp(scratch.h, *scratch.routing, shared, scratch.g);
+  backend_->DownResidual(scratch.g, *scratch.routing, shared, x);
 }
 
-void DecoderLayer::Forward(const LayerWeights& weights, KvPages kv, Activation& x,
-                           LayerScratch& scratch, LayerObserver* observer) const {
-  Attention(weights, kv, x, scratch, observer);
-  Route(weights, x, scratch);
+void DecoderLayer::Forward(const LayerSpec& spec, const LayerWeights& weights, int64_t kv_layer,
+                           Activation& x, LayerScratch& scratch, LayerObserver* observer) const {
+  Attention(spec, weights, kv_layer, x, scratch, observer);
+  Route(spec, weights, x, scratch);
   Experts(weights, x, scratch, observer);
+  SharedExpert(spec, weights, x, scratch);
 }
 
 }  // namespace nibble

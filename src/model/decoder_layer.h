@@ -1,10 +1,10 @@
 #pragma once
 
-#include <vector>
+#include <memory>
 
 #include "backend/backend.h"
-#include "checkpoint/model_config.h"
-#include "model/mixtral_weights.h"
+#include "model/spec.h"
+#include "model/weights.h"
 
 namespace nibble {
 
@@ -13,58 +13,61 @@ namespace nibble {
 class LayerObserver {
  public:
   virtual ~LayerObserver() = default;
-  virtual void AttentionInput(const Activation& /*normed*/) {}     // what q, k and v read
-  virtual void AttentionOutput(const Activation& /*attended*/) {}  // what o reads
-  virtual void ExpertInput(const Activation& /*h*/, const Routing& /*routing*/) {}  // w1, w3
-  virtual void ExpertMiddle(const Activation& /*g*/, const Routing& /*routing*/) {
-  }  // w2, a row a slot
+  // [tokens, hidden]: into q, k and v; then [tokens, num_heads * head_dim]: into out.
+  virtual void AttentionInput(const Activation& /*normed*/) {}
+  virtual void AttentionOutput(const Activation& /*attended*/) {}
+  // [tokens, hidden]: into gate and up; then [slots, intermediate]: into down.
+  virtual void ExpertInput(const Activation& /*h*/, const Routing& /*routing*/) {}
+  virtual void ExpertMiddle(const Activation& /*g*/, const Routing& /*routing*/) {}
 };
 
-// Scratch activations of one step, made once for the largest step. The activations may be shared by
-// all layers, since layers run one after another.
+// Scratch of one step, made once for the largest. Layers run one after another and share it.
 struct LayerScratch {
-  LayerScratch(Backend& backend, const ModelConfig& config, int64_t max_tokens);
+  LayerScratch(Backend& backend, const ModelSpec& spec, int64_t max_tokens);
 
-  Activation normed, q, attended, h, g;  // g holds max_tokens * num_experts_per_token slots
-  Routing routing;
-  ExpertWeights expert_weights;
+  Activation normed;    // [tokens, hidden]
+  Activation q;         // [tokens, num_heads * head_dim]
+  Activation attended;  // likewise
+  Activation h;         // [tokens, hidden]
+  Activation g;         // [slots, intermediate]: room for the slots that the router makes
+  std::unique_ptr<Routing> routing;
 };
 
 // The order of ops inside a decoder layer: the only copy. x [tokens, hidden] is updated in place.
-// Calls lie between BeginStep and EndStep of `batch`. The config and the backend must outlive it.
+// Calls lie between BeginStep and EndStep; `kv_layer` is the layer's number in the pages of the
+// step. The backend must outlive it.
 class DecoderLayer {
  public:
-  DecoderLayer(const ModelConfig& config, Backend& backend);
+  explicit DecoderLayer(Backend& backend) : backend_(&backend) {}
 
-  // x += o(attention(norm(x))).
-  void Attention(const LayerWeights& weights, KvPages kv, Activation& x, LayerScratch& scratch,
-                 LayerObserver* observer = nullptr) const;
+  // x += out(attention(norm(x))).
+  void Attention(const LayerSpec& spec, const LayerWeights& weights, int64_t kv_layer,
+                 Activation& x, LayerScratch& scratch, LayerObserver* observer = nullptr) const;
 
   // scratch.h, scratch.routing = norm and router of x.
-  void Route(const LayerWeights& weights, const Activation& x, LayerScratch& scratch) const;
+  void Route(const LayerSpec& spec, const LayerWeights& weights, const Activation& x,
+             LayerScratch& scratch) const;
 
-  // x += Σ experts, over the slots in scratch.routing (after Route, possibly regrouped by the
-  // caller).
+  // x += Σ experts, over the slots in scratch.routing (after Route; the caller may have uploaded
+  // others).
   void Experts(const LayerWeights& weights, Activation& x, LayerScratch& scratch,
                LayerObserver* observer = nullptr) const;
 
-  // The first half of Experts: scratch.g = silu(w1 h) * (w3 h), a row a slot. Calibration needs no
-  // more; the down weights may be absent.
+  // The first half of Experts: scratch.g = silu(gate h) * (up h), a row a slot. Calibration needs
+  // no more; the down weights may be absent.
   void ExpertsMiddle(const LayerWeights& weights, LayerScratch& scratch,
                      LayerObserver* observer = nullptr) const;
 
-  // All three.
-  void Forward(const LayerWeights& weights, KvPages kv, Activation& x, LayerScratch& scratch,
-               LayerObserver* observer = nullptr) const;
+  // x += the expert shared by all tokens, where the layer has one. Uses scratch.routing up.
+  void SharedExpert(const LayerSpec& spec, const LayerWeights& weights, Activation& x,
+                    LayerScratch& scratch) const;
+
+  // All of them.
+  void Forward(const LayerSpec& spec, const LayerWeights& weights, int64_t kv_layer, Activation& x,
+               LayerScratch& scratch, LayerObserver* observer = nullptr) const;
 
  private:
-  const ModelConfig* config_;
   Backend* backend_;
-  std::vector<float> inverse_frequencies_;
 };
-
-// Rotary frequencies theta^(-2i/head_dim), i < head_dim / 2, computed in float as transformers
-// does.
-std::vector<float> InverseFrequencies(const ModelConfig& config);
 
 }  // namespace nibble

@@ -3,48 +3,38 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <memory>
 #include <numeric>
 
 #include "backend/make_backend.h"
 #include "model/batch_builder.h"
-#include "model/kv_cache.h"
 #include "tests/support/random_mixtral.h"
 #include "tests/support/temporary_directory.h"
 
 namespace nibble {
 namespace {
 
-TEST(InverseFrequencies, FallGeometrically) {
-  ModelConfig config;
-  config.head_dim = 8;
-  config.rope_theta = 10000;
-  EXPECT_THAT(InverseFrequencies(config),
-              ::testing::Pointwise(::testing::FloatEq(), {1.0f, 0.1f, 0.01f, 0.001f}));
-}
-
 // One layer of a random model, and hidden states to run through it.
 class DecoderLayerOn : public ::testing::TestWithParam<const char*> {
  protected:
   static constexpr int64_t kTokens = 13;
+  static constexpr int64_t kLayer = 1;
 
   DecoderLayerOn() {
-    const testing::TemporaryDirectory directory;
-    testing::WriteRandomMixtral({}, directory.path());
-    const Checkpoint checkpoint(directory.path());
-    config_ = checkpoint.config();
+    testing::WriteRandomMixtral({}, directory_.path());
+    checkpoint_ = std::make_unique<Checkpoint>(directory_.path());
+    const Checkpoint& checkpoint = *checkpoint_;
+    spec_ = SpecOf(checkpoint.config());
     backend_ = MakeBackend(GetParam());
-    weights_ = LoadLayer(checkpoint, 1, *backend_);
+    weights_ = LoadLayer(checkpoint, kLayer, *backend_);
     table_ = LoadOuter(checkpoint, *backend_).embedding;
-    scratch_ = std::make_unique<LayerScratch>(*backend_, config_, kTokens);
-    kv_ = std::make_unique<KvCache>(*backend_, 1, 2, 16, config_.num_kv_heads, config_.head_dim,
-                                    DType::kF32);
+    scratch_ = std::make_unique<LayerScratch>(*backend_, spec_, kTokens);
+    kv_ = backend_->MakeKvPages(spec_.Kv(DType::kF32, 16), 2);
     BatchBuilder builder;
-    builder.Add(testing::RandomTokens(kTokens, config_.vocab_size, 4), 0, std::vector<int32_t>{0},
+    builder.Add(testing::RandomTokens(kTokens, spec_.vocab_size, 4), 0, std::vector<int32_t>{0},
                 kTokens);
     batch_ = builder.Take();
-    x_ = backend_->MakeActivation(kTokens, config_.hidden_size);
+    x_ = backend_->MakeActivation(kTokens, spec_.hidden_size);
   }
 
   std::vector<float> Values(const Activation& x) {
@@ -53,12 +43,16 @@ class DecoderLayerOn : public ::testing::TestWithParam<const char*> {
     return values;
   }
 
-  ModelConfig config_;
+  const LayerSpec& layer_spec() const { return spec_.layer(kLayer); }
+
+  testing::TemporaryDirectory directory_;
+  std::unique_ptr<Checkpoint> checkpoint_;
+  ModelSpec spec_;
   std::unique_ptr<Backend> backend_;
   LayerWeights weights_;
   std::unique_ptr<Weight> table_;
   std::unique_ptr<LayerScratch> scratch_;
-  std::unique_ptr<KvCache> kv_;
+  std::unique_ptr<KvPages> kv_;
   Batch batch_;
   Activation x_;
 };
@@ -70,10 +64,7 @@ class Listener : public LayerObserver {
   void AttentionInput(const Activation& x) override { Note("attention input", x); }
   void AttentionOutput(const Activation& x) override { Note("attention output", x); }
   void ExpertInput(const Activation& x, const Routing&) override { Note("expert input", x); }
-  void ExpertMiddle(const Activation& x, const Routing& routing) override {
-    Note("expert middle", x);
-    EXPECT_EQ(x.rows, routing.num_slots());
-  }
+  void ExpertMiddle(const Activation& x, const Routing&) override { Note("expert middle", x); }
 
   std::vector<std::string> heard;
 
@@ -84,14 +75,14 @@ class Listener : public LayerObserver {
 };
 
 TEST_P(DecoderLayerOn, ObserversHearEveryBorderOnceAndChangeNothing) {
-  const DecoderLayer layer(config_, *backend_);
-  backend_->BeginStep(batch_);
+  const DecoderLayer layer(*backend_);
+  backend_->BeginStep(batch_, *kv_);
   backend_->Embed(*table_, x_);
-  layer.Forward(weights_, kv_->layer(0), x_, *scratch_);
+  layer.Forward(layer_spec(), weights_, kLayer, x_, *scratch_);
   const std::vector<float> alone = Values(x_);
   Listener listener;
   backend_->Embed(*table_, x_);
-  layer.Forward(weights_, kv_->layer(0), x_, *scratch_, &listener);
+  layer.Forward(layer_spec(), weights_, kLayer, x_, *scratch_, &listener);
   backend_->EndStep();
   EXPECT_EQ(Values(x_), alone);
   EXPECT_THAT(listener.heard,
@@ -101,19 +92,22 @@ TEST_P(DecoderLayerOn, ObserversHearEveryBorderOnceAndChangeNothing) {
 
 // The quantizer runs experts one at a time over regrouped slots: together they are the whole.
 TEST_P(DecoderLayerOn, ExpertsOneAtATimeAddUpToAllAtOnce) {
-  const DecoderLayer layer(config_, *backend_);
-  backend_->BeginStep(batch_);
+  const DecoderLayer layer(*backend_);
+  backend_->BeginStep(batch_, *kv_);
   backend_->Embed(*table_, x_);
-  layer.Attention(weights_, kv_->layer(0), x_, *scratch_);
-  layer.Route(weights_, x_, *scratch_);
+  layer.Attention(layer_spec(), weights_, kLayer, x_, *scratch_);
+  layer.Route(layer_spec(), weights_, x_, *scratch_);
   const std::vector<float> before = Values(x_);
   layer.Experts(weights_, x_, *scratch_);
   const std::vector<float> together = Values(x_);
 
+  RoutingTable table;
+  backend_->Download(*scratch_->routing, table);
   std::vector<float> sum(before.size(), 0.0f);
-  for (int64_t expert = 0; expert < config_.num_experts; ++expert) {
+  for (int64_t expert = 0; expert < table.num_experts; ++expert) {
     backend_->Upload(before, x_);
-    scratch_->routing.GroupByExpert(expert, expert + 1);
+    table.GroupByExpert(expert, expert + 1);
+    backend_->Upload(table, *scratch_->routing);
     layer.Experts(weights_, x_, *scratch_);
     const std::vector<float> with_expert = Values(x_);
     for (size_t i = 0; i < sum.size(); ++i) sum[i] += with_expert[i] - before[i];
@@ -124,19 +118,20 @@ TEST_P(DecoderLayerOn, ExpertsOneAtATimeAddUpToAllAtOnce) {
   }
 }
 
-TEST_P(DecoderLayerOn, AnExpertWithoutSlotsMayBeAbsent) {
-  const DecoderLayer layer(config_, *backend_);
-  backend_->BeginStep(batch_);
+TEST_P(DecoderLayerOn, OnlyTheExpertsWithSlotsMustBeThere) {
+  const DecoderLayer layer(*backend_);
+  backend_->BeginStep(batch_, *kv_);
   backend_->Embed(*table_, x_);
-  layer.Route(weights_, x_, *scratch_);
+  layer.Route(layer_spec(), weights_, x_, *scratch_);
   const std::vector<float> before = Values(x_);
-  scratch_->routing.GroupByExpert(2, 3);
+  RoutingTable table;
+  backend_->Download(*scratch_->routing, table);
+  table.GroupByExpert(2, 4);
+  backend_->Upload(table, *scratch_->routing);
   layer.Experts(weights_, x_, *scratch_);
   const std::vector<float> expected = Values(x_);
 
-  for (size_t e = 0; e < weights_.experts.size(); ++e) {
-    if (e != 2) weights_.experts[e] = {};
-  }
+  weights_.experts = LoadExperts(*checkpoint_, kLayer, 2, 4, *backend_);
   backend_->Upload(before, x_);
   layer.Experts(weights_, x_, *scratch_);
   backend_->EndStep();

@@ -10,7 +10,6 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/progress.h"
-#include "base/thread_pool.h"
 #include "base/utf8.h"
 #include "checkpoint/fingerprint.h"
 #include "checkpoint/safetensors.h"
@@ -49,8 +48,7 @@ void CheckSource(const fs::path& file, const std::map<std::string, std::string>&
   }
   if (field("source_modified") == ModificationTimes(checkpoint)) return;
   // Copied, or changed in a place that the sample does not see.
-  ThreadPool pool(backend.linalg().num_threads());
-  if (field("source_content") != ContentDigests(checkpoint, pool)) {
+  if (field("source_content") != ContentDigests(checkpoint, backend.threads())) {
     throw Unusable(file, "the weights beside it were changed after it was made");
   }
 }
@@ -106,37 +104,46 @@ PackedWeights::PackedWeights(const fs::path& file, const Checkpoint& checkpoint,
                                          static_cast<size_t>(entry.end - entry.begin));
   }
   CheckSource(file, header.metadata, checkpoint, backend);
-  for (const WeightSource& source : AllWeights(checkpoint)) Find(source);
+  for (const WeightSource& source : AllWeights(checkpoint)) {
+    for (const WeightPart& part : source.parts) Find(part, source.role);
+  }
 }
 
-std::span<const std::byte> PackedWeights::Find(const WeightSource& source) const {
-  const auto found = weights_.find(source.module);
+std::span<const std::byte> PackedWeights::Find(const WeightPart& part, Role role) const {
+  const auto found = weights_.find(part.module);
   if (found == weights_.end()) {
-    throw Unusable(path(), fmt::format("lacks the weight {}", source.module));
+    throw Unusable(path(), fmt::format("lacks the weight {}", part.module));
   }
-  const int64_t bytes = backend_->weight_layout()->SizeBytes(source.view, source.role);
+  const int64_t bytes = backend_->weight_layout()->SizeBytes(part.view, role);
   const auto stored = static_cast<int64_t>(found->second.size());
   const int64_t offset = found->second.data() - file_.bytes().data();
   if (stored != PaddedBytes(bytes) || offset % kPage != 0) {
     throw Unusable(path(), fmt::format("{}: expected {} bytes at the start of a page, found {} at "
                                        "byte {}",
-                                       source.module, PaddedBytes(bytes), stored, offset));
+                                       part.module, PaddedBytes(bytes), stored, offset));
   }
   return found->second.first(static_cast<size_t>(bytes));
 }
 
 std::unique_ptr<Weight> PackedWeights::Adopt(const WeightSource& source) const {
-  return backend_->weight_layout()->Adopt(source.view, source.role, Find(source));
+  std::vector<std::span<const std::byte>> bytes;
+  for (const WeightPart& part : source.parts) bytes.push_back(Find(part, source.role));
+  return backend_->weight_layout()->Adopt(source.views(), source.role, bytes);
 }
 
 std::optional<std::string> PackedWeights::FindDifference() const {
   for (const WeightSource& source : AllWeights(*checkpoint_)) {
     ThrowIfInterrupted();
-    const std::span<const std::byte> packed = Find(source);
     const auto prepared = LoadWeight(*checkpoint_, source, *backend_);
-    const std::span<const std::byte> expected = backend_->weight_layout()->Bytes(*prepared);
-    if (std::memcmp(packed.data(), expected.data(), packed.size()) != 0) return source.module;
-    file_.DontNeed(packed);
+    for (size_t i = 0; i < source.parts.size(); ++i) {
+      const std::span<const std::byte> packed = Find(source.parts[i], source.role);
+      const std::span<const std::byte> expected =
+          backend_->weight_layout()->Bytes(*prepared, static_cast<int64_t>(i));
+      if (std::memcmp(packed.data(), expected.data(), packed.size()) != 0) {
+        return source.parts[i].module;
+      }
+      file_.DontNeed(packed);
+    }
   }
   return std::nullopt;
 }
@@ -162,8 +169,10 @@ int64_t WritePackedWeights(const Checkpoint& checkpoint, Backend& backend, const
   std::vector<std::pair<std::string, int64_t>> weights;
   int64_t total = 0;
   for (const WeightSource& source : sources) {
-    weights.emplace_back(source.module, PaddedBytes(layout.SizeBytes(source.view, source.role)));
-    total += weights.back().second;
+    for (const WeightPart& part : source.parts) {
+      weights.emplace_back(part.module, PaddedBytes(layout.SizeBytes(part.view, source.role)));
+      total += weights.back().second;
+    }
   }
   const fs::path folder = file.has_parent_path() ? file.parent_path() : fs::path(".");
   const int64_t available = FreeDiskBytes(folder);
@@ -179,22 +188,22 @@ int64_t WritePackedWeights(const Checkpoint& checkpoint, Backend& backend, const
                                                  {"layout", std::string(layout.name())},
                                                  {"source_modified", ModificationTimes(checkpoint)},
                                                  {"source_sample", SampleDigest(checkpoint)}};
-  {
-    ThreadPool pool(backend.linalg().num_threads());
-    metadata["source_content"] = ContentDigests(checkpoint, pool);
-  }
+  metadata["source_content"] = ContentDigests(checkpoint, backend.threads());
   const std::string header = MakeHeader(weights, metadata);
   AtomicFile out(file);
   out.Write(header);
   Progress progress("pack " + checkpoint.directory().filename().string(), "B", total);
   const std::vector<std::byte> zeros(kPage + WeightLayout::kSlackBytes);
-  for (size_t i = 0; i < sources.size(); ++i) {
+  auto entry = weights.begin();
+  for (const WeightSource& source : sources) {
     ThrowIfInterrupted();
-    const auto weight = LoadWeight(checkpoint, sources[i], backend);
-    const std::span<const std::byte> bytes = layout.Bytes(*weight);
-    out.Write(bytes);
-    out.Write(std::span(zeros).first(static_cast<size_t>(weights[i].second) - bytes.size()));
-    progress.Add(weights[i].second);
+    const auto weight = LoadWeight(checkpoint, source, backend);
+    for (int64_t part = 0; part < weight->num_parts(); ++part, ++entry) {
+      const std::span<const std::byte> bytes = layout.Bytes(*weight, part);
+      out.Write(bytes);
+      out.Write(std::span(zeros).first(static_cast<size_t>(entry->second) - bytes.size()));
+      progress.Add(entry->second);
+    }
   }
   out.Commit();
   return static_cast<int64_t>(header.size()) + total;

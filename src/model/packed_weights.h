@@ -11,7 +11,7 @@
 #include "backend/backend.h"
 #include "base/file.h"
 #include "checkpoint/checkpoint.h"
-#include "model/mixtral_weights.h"
+#include "model/weights.h"
 
 namespace nibble {
 
@@ -30,8 +30,8 @@ class PackedWeights {
   // weights they gave need this object alone.
   PackedWeights(const std::filesystem::path& file, const Checkpoint& checkpoint, Backend& backend);
 
-  // The weight, borrowing from the mapping. Throws kInvalidData if the file lacks it or holds
-  // another number of bytes.
+  // The weight, borrowing from the mapping. Throws kInvalidData if the file lacks a part of it or
+  // holds another number of bytes.
   std::unique_ptr<Weight> Adopt(const WeightSource& source) const;
 
   // Prepares every weight anew and compares: the name of the first that differs, if one does.
@@ -41,7 +41,7 @@ class PackedWeights {
   int64_t size_bytes() const { return static_cast<int64_t>(file_.bytes().size()); }
 
  private:
-  std::span<const std::byte> Find(const WeightSource& source) const;
+  std::span<const std::byte> Find(const WeightPart& part, Role role) const;
 
   MappedFile file_;
   const Checkpoint* checkpoint_;

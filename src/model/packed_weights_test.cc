@@ -12,7 +12,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "model/batch_builder.h"
-#include "model/mixtral.h"
+#include "model/model.h"
 #include "nibble/error.h"
 #include "tests/support/random_mixtral.h"
 #include "tests/support/temporary_directory.h"
@@ -44,14 +44,14 @@ class PackedWeightsTest : public ::testing::Test {
 
   std::vector<float> Logits(Backend& backend) const {
     const Checkpoint checkpoint(Path());
-    Mixtral model(checkpoint, backend, 16);
-    KvCache kv = model.MakeKvCache(1);
+    Model model(checkpoint, backend, 16);
+    const auto kv = model.MakeKvPages(1);
     const std::vector<int32_t> tokens = testing::RandomTokens(9, 101, 3);
     const std::vector<int32_t> blocks = {0};
     BatchBuilder builder;
     builder.Add(tokens, 0, blocks, 0);
     std::vector<float> logits;
-    model.Forward(builder.Take(), kv, logits);
+    model.Forward(builder.Take(), *kv, logits);
     return logits;
   }
 

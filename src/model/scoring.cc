@@ -6,7 +6,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "backend/batch.h"
+#include "backend/host/log_softmax.h"
 #include "base/interrupt.h"
 #include "model/batch_builder.h"
 #include "nibble/error.h"
@@ -59,20 +59,6 @@ Plan PlanSteps(std::span<const int64_t> lengths, int64_t max_tokens) {
   return plan;
 }
 
-// What a row of logits says before anyone asks for a token.
-struct RowFigures {
-  int32_t most_probable = 0;  // the lowest id of a tie
-  double log_sum = 0;         // ln Σ exp(logit)
-};
-
-RowFigures Summarize(std::span<const float> row) {
-  const auto largest = std::max_element(row.begin(), row.end());
-  const double shift = static_cast<double>(*largest);
-  double sum = 0;
-  for (const float logit : row) sum += std::exp(static_cast<double>(logit) - shift);
-  return {static_cast<int32_t>(largest - row.begin()), shift + std::log(sum)};
-}
-
 // One predicted token: token `index` of a sequence.
 struct Target {
   size_t sequence = 0;
@@ -82,19 +68,18 @@ struct Target {
 // A scoring run over many sequences: the steps, and what each logit row predicts.
 class ScoringRun {
  public:
-  ScoringRun(const ModelConfig& config, std::span<const std::vector<int32_t>> sequences,
-             std::span<const int64_t> first_scored, int64_t max_tokens)
-      : sequences_(sequences), first_scored_(first_scored) {
+  ScoringRun(const ModelSpec& spec, std::span<const ScoredSequence> sequences, int64_t max_tokens)
+      : sequences_(sequences) {
     std::vector<int64_t> lengths;
     for (size_t i = 0; i < sequences.size(); ++i) {
-      const int64_t size = static_cast<int64_t>(sequences[i].size());
+      const int64_t size = static_cast<int64_t>(sequences[i].tokens.size());
       if (size == 0) {
         throw Error(ErrorCode::kInvalidArgument, fmt::format("sequence {} has no tokens", i));
       }
-      if (size > config.max_positions) {
+      if (size > spec.max_positions) {
         throw Error(ErrorCode::kInvalidArgument,
                     fmt::format("sequence {} has {} tokens, the model has {} positions; cut it", i,
-                                size, config.max_positions));
+                                size, spec.max_positions));
       }
       lengths.push_back(size - 1);  // the last token predicts nothing and is not run
     }
@@ -118,7 +103,7 @@ class ScoringRun {
         const int64_t first_logit =
             std::clamp<int64_t>(FirstScored(piece.sequence) - 1 - piece.first, 0, piece.count);
         builder.Add(
-            std::span(sequences_[piece.sequence])
+            std::span(sequences_[piece.sequence].tokens)
                 .subspan(static_cast<size_t>(piece.first), static_cast<size_t>(piece.count)),
             piece.first, blocks, first_logit);
         for (int64_t i = first_logit; i < piece.count; ++i) {
@@ -132,22 +117,17 @@ class ScoringRun {
   }
 
   int64_t FirstScored(size_t sequence) const {
-    return first_scored_.empty() ? 1 : std::max<int64_t>(first_scored_[sequence], 1);
+    return std::max<int64_t>(sequences_[sequence].first_scored, 1);
   }
 
   int32_t TokenOf(const Target& target) const {
-    return sequences_[target.sequence][static_cast<size_t>(target.index)];
+    return sequences_[target.sequence].tokens[static_cast<size_t>(target.index)];
   }
 
  private:
-  std::span<const std::vector<int32_t>> sequences_;
-  std::span<const int64_t> first_scored_;
+  std::span<const ScoredSequence> sequences_;
   Plan plan_;
 };
-
-std::span<const float> Row(std::span<const float> logits, int64_t row, int64_t vocab) {
-  return logits.subspan(static_cast<size_t>(row * vocab), static_cast<size_t>(vocab));
-}
 
 // Σ values, and the standard error of their mean.
 struct Mean {
@@ -167,31 +147,6 @@ Mean MeanOf(const Values& values) {
   return {mean, values.size() < 2 ? 0.0 : std::sqrt(squares / (count - 1) / count)};
 }
 
-// What one token says about two models.
-struct TokenComparison {
-  double baseline_log_probability = 0;
-  double log_probability = 0;
-  double kl = 0;
-  bool same_top = false;
-};
-
-TokenComparison CompareRows(std::span<const float> baseline, std::span<const float> model,
-                            int32_t token) {
-  const RowFigures p = Summarize(baseline);
-  const RowFigures q = Summarize(model);
-  double kl = 0;
-  for (size_t i = 0; i < baseline.size(); ++i) {
-    const double log_p = static_cast<double>(baseline[i]) - p.log_sum;
-    const double log_q = static_cast<double>(model[i]) - q.log_sum;
-    kl += std::exp(log_p) * (log_p - log_q);
-  }
-  const size_t id = static_cast<size_t>(token);
-  return {.baseline_log_probability = static_cast<double>(baseline[id]) - p.log_sum,
-          .log_probability = static_cast<double>(model[id]) - q.log_sum,
-          .kl = std::max(kl, 0.0),  // rounding can take a zero below itself
-          .same_top = p.most_probable == q.most_probable};
-}
-
 // The value that a share of all values stays at or below.
 double Quantile(std::vector<double>& values, double share) {
   if (values.empty()) return 0;
@@ -202,13 +157,13 @@ double Quantile(std::vector<double>& values, double share) {
   return values[index];
 }
 
-Comparison SummarizeComparison(const std::vector<TokenComparison>& tokens) {
+Comparison ComparisonOf(const std::vector<RowComparison>& tokens) {
   Comparison result;
   result.tokens = static_cast<int64_t>(tokens.size());
   std::vector<double> kl;
   std::vector<double> differences;
   std::vector<double> agreements;
-  for (const TokenComparison& token : tokens) {
+  for (const RowComparison& token : tokens) {
     result.baseline_nll -= token.baseline_log_probability;
     result.nll -= token.log_probability;
     kl.push_back(token.kl);
@@ -232,101 +187,105 @@ Comparison SummarizeComparison(const std::vector<TokenComparison>& tokens) {
 
 }  // namespace
 
-Batch MakePrefillBatch(std::span<const std::vector<int32_t>> sequences, int64_t block_size) {
-  BatchBuilder builder;
-  std::vector<int32_t> blocks;
-  int32_t next_block = 0;
-  for (const std::vector<int32_t>& sequence : sequences) {
-    const int64_t length = static_cast<int64_t>(sequence.size());
-    blocks.resize(static_cast<size_t>(BlocksFor(length, block_size)));
-    std::iota(blocks.begin(), blocks.end(), next_block);
-    next_block += static_cast<int32_t>(blocks.size());
-    builder.Add(sequence, 0, blocks, length);
-  }
-  return builder.Take();
-}
-
-std::vector<std::vector<TokenScore>> ScoreSequences(Mixtral& model,
-                                                    std::span<const std::vector<int32_t>> sequences,
-                                                    const ScoringProgress& progress,
-                                                    std::span<const int64_t> first_scored,
-                                                    DType kv_dtype) {
-  const ScoringRun run(model.config(), sequences, first_scored, model.max_tokens());
-  std::vector<std::vector<TokenScore>> scores(sequences.size());
+std::vector<std::vector<TokenPrediction>> ScoreSequences(Model& model,
+                                                         std::span<const ScoredSequence> sequences,
+                                                         const ScoringProgress& progress,
+                                                         DType kv_dtype) {
+  const ScoringRun run(model.spec(), sequences, model.max_tokens());
+  std::vector<std::vector<TokenPrediction>> predictions(sequences.size());
   for (size_t i = 0; i < sequences.size(); ++i) {
-    const int64_t count = static_cast<int64_t>(sequences[i].size()) - run.FirstScored(i);
-    scores[i].resize(static_cast<size_t>(std::max<int64_t>(count, 0)));
+    const int64_t count = static_cast<int64_t>(sequences[i].tokens.size()) - run.FirstScored(i);
+    predictions[i].resize(static_cast<size_t>(std::max<int64_t>(count, 0)));
   }
-  KvCache kv = model.MakeKvCache(run.num_blocks(), kv_dtype, kKvBlockSize);
-  const int64_t vocab = model.config().vocab_size;
-  Linalg& threads = model.backend().linalg();
+  const auto kv = model.MakeKvPages(run.num_blocks(), kv_dtype);
+  std::vector<int32_t> tokens;
+  std::vector<TokenScore> scores;
   run.ForEachStep(progress, [&](const Batch& batch, std::span<const Target> targets) {
-    model.Forward(batch, kv, [&](int64_t first, std::span<const float> logits) {
-      const int64_t rows = static_cast<int64_t>(logits.size()) / vocab;
-      threads.ParallelFor(rows, [&](int64_t i, int /*thread*/) {
-        const Target& target = targets[static_cast<size_t>(first + i)];
-        const std::span<const float> row = Row(logits, i, vocab);
-        const RowFigures figures = Summarize(row);
-        const int32_t token = run.TokenOf(target);
-        scores[target.sequence]
-              [static_cast<size_t>(target.index - run.FirstScored(target.sequence))] = {
-                  static_cast<double>(row[static_cast<size_t>(token)]) - figures.log_sum,
-                  token == figures.most_probable};
-      });
+    tokens.clear();
+    for (const Target& target : targets) tokens.push_back(run.TokenOf(target));
+    scores.resize(targets.size());
+    model.Forward(batch, *kv, [&](int64_t first, LogitRows& rows) {
+      const size_t begin = static_cast<size_t>(first);
+      const size_t count = static_cast<size_t>(rows.num_rows());
+      rows.Score(std::span(tokens).subspan(begin, count), std::span(scores).subspan(begin, count));
     });
+    if (!std::ranges::all_of(scores, &TokenScore::finite))
+      throw model.Explain(batch, *kv, batch.logit_rows);
+    for (size_t i = 0; i < targets.size(); ++i) {
+      const auto& [sequence, index] = targets[i];
+      predictions[sequence][static_cast<size_t>(index - run.FirstScored(sequence))] = {
+          scores[i].log_probability, scores[i].best == tokens[i]};
+    }
   });
-  return scores;
+  return predictions;
 }
 
-Comparison CompareSequences(Mixtral& baseline, Mixtral& model,
-                            std::span<const std::vector<int32_t>> sequences,
-                            const ScoringProgress& progress, std::span<const int64_t> first_scored,
-                            DType kv_dtype) {
-  const int64_t vocab = model.config().vocab_size;
-  if (baseline.config().vocab_size != vocab) {
+Comparison CompareSequences(Model& baseline, Model& model,
+                            std::span<const ScoredSequence> sequences,
+                            const ScoringProgress& progress, DType kv_dtype) {
+  const int64_t vocab_size = model.spec().vocab_size;
+  if (baseline.spec().vocab_size != vocab_size) {
     throw Error(
         ErrorCode::kInvalidArgument,
         fmt::format("the baseline has a vocabulary of {}, the model one of {}; compare models "
                     "with the same tokenizer",
-                    baseline.config().vocab_size, vocab));
+                    baseline.spec().vocab_size, vocab_size));
   }
-  const ScoringRun run(model.config(), sequences, first_scored,
+  const size_t vocab = static_cast<size_t>(vocab_size);
+  const ScoringRun run(model.spec(), sequences,
                        std::min(baseline.max_tokens(), model.max_tokens()));
-  KvCache baseline_kv = baseline.MakeKvCache(run.num_blocks(), DType::kF32, kKvBlockSize);
-  KvCache model_kv = model.MakeKvCache(run.num_blocks(), kv_dtype, kKvBlockSize);
+  const auto baseline_kv = baseline.MakeKvPages(run.num_blocks(), DType::kF32);
+  const auto model_kv = model.MakeKvPages(run.num_blocks(), kv_dtype);
   std::vector<float> baseline_logits;  // of one step
-  std::vector<TokenComparison> tokens;
-  Linalg& threads = model.backend().linalg();
+  std::vector<float> logits;           // of some of its rows
+  std::vector<RowComparison> tokens;
   run.ForEachStep(progress, [&](const Batch& batch, std::span<const Target> targets) {
-    baseline.Forward(batch, baseline_kv, baseline_logits);
+    baseline.Forward(batch, *baseline_kv, baseline_logits);
     const size_t before = tokens.size();
     tokens.resize(before + targets.size());
-    model.Forward(batch, model_kv, [&](int64_t first, std::span<const float> logits) {
-      const int64_t rows = static_cast<int64_t>(logits.size()) / vocab;
-      threads.ParallelFor(rows, [&](int64_t i, int /*thread*/) {
-        const size_t index = static_cast<size_t>(first + i);
-        tokens[before + index] = CompareRows(Row(baseline_logits, first + i, vocab),
-                                             Row(logits, i, vocab), run.TokenOf(targets[index]));
+    model.Forward(batch, *model_kv, [&](int64_t first, LogitRows& rows) {
+      logits.resize(static_cast<size_t>(rows.num_rows()) * vocab);
+      rows.Read(0, logits);
+      model.backend().threads().ParallelFor(rows.num_rows(), [&](int64_t row, int /*thread*/) {
+        const size_t i = static_cast<size_t>(row);
+        const size_t index = static_cast<size_t>(first + row);
+        tokens[before + index] =
+            CompareRows(std::span(baseline_logits).subspan(index * vocab, vocab),
+                        std::span(logits).subspan(i * vocab, vocab), run.TokenOf(targets[index]));
       });
     });
+    for (size_t i = before; i < tokens.size(); ++i) {
+      if (tokens[i].finite()) continue;
+      const bool of_baseline = !std::isfinite(tokens[i].baseline_log_probability);
+      throw of_baseline ? baseline.Explain(batch, *baseline_kv, batch.logit_rows)
+                        : model.Explain(batch, *model_kv, batch.logit_rows);
+    }
   });
-  return SummarizeComparison(tokens);
+  return ComparisonOf(tokens);
 }
 
-void SequenceLogits(Mixtral& model, std::span<const int32_t> sequence, const LogitVisitor& visit,
-                    DType kv_dtype) {
+void SequenceLogits(Model& model, std::span<const int32_t> sequence,
+                    const SequenceLogitVisitor& visit, DType kv_dtype) {
   const int64_t length = static_cast<int64_t>(sequence.size());
-  std::vector<int32_t> blocks(static_cast<size_t>(BlocksFor(length, kKvBlockSize)));
+  std::vector<int32_t> blocks(static_cast<size_t>(BlocksFor(length)));
   std::iota(blocks.begin(), blocks.end(), 0);
-  KvCache kv = model.MakeKvCache(static_cast<int64_t>(blocks.size()), kv_dtype, kKvBlockSize);
+  const auto kv = model.MakeKvPages(static_cast<int64_t>(blocks.size()), kv_dtype);
+  std::vector<float> logits;
   for (int64_t first = 0; first < length; first += model.max_tokens()) {
     ThrowIfInterrupted();
     const int64_t count = std::min(model.max_tokens(), length - first);
     BatchBuilder builder;
     builder.Add(sequence.subspan(static_cast<size_t>(first), static_cast<size_t>(count)), first,
                 blocks, 0);
-    model.Forward(builder.Take(), kv,
-                  [&](int64_t row, std::span<const float> logits) { visit(first + row, logits); });
+    const Batch batch = builder.Take();
+    bool finite = true;
+    model.Forward(batch, *kv, [&](int64_t row, LogitRows& rows) {
+      logits.resize(static_cast<size_t>(rows.num_rows() * rows.vocab_size()));
+      rows.Read(0, logits);
+      finite = finite && std::ranges::all_of(logits, [](float x) { return std::isfinite(x); });
+      if (finite) visit(first + row, logits);
+    });
+    if (!finite) throw model.Explain(batch, *kv, batch.logit_rows);
   }
 }
 
@@ -334,10 +293,10 @@ double Perplexity::perplexity() const {
   return tokens == 0 ? 0 : std::exp(nll / static_cast<double>(tokens));
 }
 
-Perplexity Summarize(std::span<const std::vector<TokenScore>> scores) {
+Perplexity PerplexityOf(std::span<const std::vector<TokenPrediction>> predictions) {
   std::vector<double> nlls;
-  for (const auto& sequence : scores) {
-    for (const TokenScore& score : sequence) nlls.push_back(-score.log_probability);
+  for (const auto& sequence : predictions) {
+    for (const TokenPrediction& token : sequence) nlls.push_back(-token.log_probability);
   }
   Perplexity result;
   result.tokens = static_cast<int64_t>(nlls.size());
@@ -346,9 +305,8 @@ Perplexity Summarize(std::span<const std::vector<TokenScore>> scores) {
   return result;
 }
 
-std::vector<std::vector<int32_t>> MakeWindows(std::span<const int32_t> ids, int32_t bos,
-                                              int64_t window, int64_t stride,
-                                              std::vector<int64_t>* first_scored) {
+std::vector<ScoredSequence> MakeWindows(std::span<const int32_t> ids, int32_t bos, int64_t window,
+                                        int64_t stride) {
   const bool has_bos = bos >= 0;
   const int64_t capacity = has_bos ? window - 1 : window;  // ids a window holds
   const int64_t most_new = window - 1;                     // ids a window can predict
@@ -368,18 +326,17 @@ std::vector<std::vector<int32_t>> MakeWindows(std::span<const int32_t> ids, int3
                 fmt::format("the text has {} tokens, too few to predict any", count));
   }
 
-  std::vector<std::vector<int32_t>> windows;
-  first_scored->clear();
+  std::vector<ScoredSequence> windows;
   while (predicted < count) {
     // The first window predicts all it can; each later one `step` ids behind a full context.
     const int64_t reach = predicted + (windows.empty() ? most_new : step);
     const int64_t end = std::min(reach, count);
     const int64_t begin = std::max<int64_t>(reach - capacity, 0);
-    std::vector<int32_t> tokens;
+    ScoredSequence& result = windows.emplace_back();
+    std::vector<int32_t>& tokens = result.tokens;
     if (has_bos) tokens.push_back(bos);
     tokens.insert(tokens.end(), ids.begin() + begin, ids.begin() + end);
-    first_scored->push_back(static_cast<int64_t>(tokens.size()) - (end - predicted));
-    windows.push_back(std::move(tokens));
+    result.first_scored = static_cast<int64_t>(tokens.size()) - (end - predicted);
     predicted = end;
   }
   return windows;

@@ -5,17 +5,19 @@
 #include <span>
 #include <vector>
 
-#include "model/mixtral.h"
+#include "model/model.h"
 
 namespace nibble {
 
-// Packs whole sequences (each starting at position 0, with KV pages of their own) into one batch;
-// used wherever text is scored rather than generated. Block b of the pool is used once, from 0
-// upwards; no logits are asked for.
-Batch MakePrefillBatch(std::span<const std::vector<int32_t>> sequences, int64_t block_size);
+// A sequence and the part of it that is predicted: tokens [first_scored, n), given those before
+// them. first_scored is at least 1.
+struct ScoredSequence {
+  std::vector<int32_t> tokens;
+  int64_t first_scored = 1;
+};
 
-// Log-softmax figures of one predicted token.
-struct TokenScore {
+// How well a model predicted one token.
+struct TokenPrediction {
   double log_probability = 0;  // of the actual next token, nats
   bool is_greedy = false;      // it is the most probable one (ties: the lowest id)
 };
@@ -23,16 +25,14 @@ struct TokenScore {
 // Told how many more tokens were run.
 using ScoringProgress = std::function<void(int64_t tokens)>;
 
-// Scores tokens [first_scored[i], n) of each sequence given those before them; without
-// `first_scored`, tokens [1, n). Results per sequence, in order. Short sequences share steps of at
-// most model.max_tokens() tokens, longer ones are run alone in several; results do not depend on
-// how. Throws kInvalidArgument naming the sequence if it is empty or longer than the model's
-// positions.
-std::vector<std::vector<TokenScore>> ScoreSequences(Mixtral& model,
-                                                    std::span<const std::vector<int32_t>> sequences,
-                                                    const ScoringProgress& progress = nullptr,
-                                                    std::span<const int64_t> first_scored = {},
-                                                    DType kv_dtype = DType::kF32);
+// Predictions per sequence, in order. Short sequences share steps of at most model.max_tokens()
+// tokens, longer ones are run alone in several; results do not depend on how. Throws
+// kInvalidArgument naming the sequence if it is empty or longer than the model's positions, and
+// kInvalidData naming the layer where a prediction is not finite.
+std::vector<std::vector<TokenPrediction>> ScoreSequences(Model& model,
+                                                         std::span<const ScoredSequence> sequences,
+                                                         const ScoringProgress& progress = nullptr,
+                                                         DType kv_dtype = DType::kF32);
 
 // How a model's predictions differ from those of a baseline, over the same tokens. Standard errors
 // take tokens as independent.
@@ -53,16 +53,18 @@ struct Comparison {
 
 // Both models must have the same vocabulary (kInvalidArgument); they may be on different backends.
 // `kv_dtype` is that of the model's cache; the baseline keeps its own in float.
-Comparison CompareSequences(Mixtral& baseline, Mixtral& model,
-                            std::span<const std::vector<int32_t>> sequences,
+Comparison CompareSequences(Model& baseline, Model& model,
+                            std::span<const ScoredSequence> sequences,
                             const ScoringProgress& progress = nullptr,
-                            std::span<const int64_t> first_scored = {},
                             DType kv_dtype = DType::kF32);
 
-// All logits [n, vocab] of one sequence of n tokens, in runs as LogitVisitor has them (`first`
-// counts tokens). Run in steps of at most model.max_tokens().
-void SequenceLogits(Mixtral& model, std::span<const int32_t> sequence, const LogitVisitor& visit,
-                    DType kv_dtype = DType::kF32);
+// Receives logits [n, vocab] of consecutive tokens of a sequence, the first of which is `first`.
+using SequenceLogitVisitor = std::function<void(int64_t first, std::span<const float> logits)>;
+
+// All logits of one sequence, a few MiB at a time, run in steps of at most model.max_tokens(). A
+// logit that is not finite throws kInvalidData naming the layer.
+void SequenceLogits(Model& model, std::span<const int32_t> sequence,
+                    const SequenceLogitVisitor& visit, DType kv_dtype = DType::kF32);
 
 struct Perplexity {
   double nll = 0;             // nats, summed over `tokens`
@@ -72,15 +74,13 @@ struct Perplexity {
   double perplexity() const;
 };
 
-Perplexity Summarize(std::span<const std::vector<TokenScore>> scores);
+Perplexity PerplexityOf(std::span<const std::vector<TokenPrediction>> predictions);
 
 // Cuts `ids` (no special tokens) into windows: each is BOS and then up to window - 1 ids, `stride`
 // new ids a window (0: window - 1, no overlap); every id is predicted once, in the window where it
-// has the most context. first_scored[w] is the index in window w of its first id that no earlier
-// window predicts. With bos < 0 a window is `window` ids, and the very first id of the text is only
-// context. Throws kInvalidArgument naming window or stride, or for an empty text.
-std::vector<std::vector<int32_t>> MakeWindows(std::span<const int32_t> ids, int32_t bos,
-                                              int64_t window, int64_t stride,
-                                              std::vector<int64_t>* first_scored);
+// has the most context. With bos < 0 a window is `window` ids, and the very first id of the text is
+// only context. Throws kInvalidArgument naming window or stride, or for an empty text.
+std::vector<ScoredSequence> MakeWindows(std::span<const int32_t> ids, int32_t bos, int64_t window,
+                                        int64_t stride);
 
 }  // namespace nibble

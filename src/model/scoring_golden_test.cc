@@ -34,7 +34,7 @@ class TinymixTexts : public ::testing::TestWithParam<Amount> {
     NIBBLE_REQUIRE_REFERENCE("golden/tinymix/perplexity.json");
     const auto directory = testing::ReferenceData() / "models/tinymix";
     backend_ = MakeBackend(GetParam().backend);
-    model_ = std::make_unique<Mixtral>(Checkpoint(directory), *backend_, 1024);
+    model_ = std::make_unique<Model>(Checkpoint(directory), *backend_, 1024);
     tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::Load(directory));
   }
 
@@ -43,7 +43,7 @@ class TinymixTexts : public ::testing::TestWithParam<Amount> {
   }
 
   std::unique_ptr<Backend> backend_;
-  std::unique_ptr<Mixtral> model_;
+  std::unique_ptr<Model> model_;
   std::unique_ptr<Tokenizer> tokenizer_;
 };
 
@@ -57,9 +57,7 @@ TEST_P(TinymixTexts, WindowsOfWikiTextHaveTheRecordedLikelihoods) {
       ReadTextFile(testing::ReferenceData() / golden["file"].get<std::string>());
   const std::vector<int32_t> ids = tokenizer_->Encode(text, false);
   ASSERT_EQ(static_cast<int64_t>(ids.size()), golden["tokens"].get<int64_t>());
-  std::vector<int64_t> first_scored;
-  std::vector<std::vector<int32_t>> windows =
-      MakeWindows(ids, tokenizer_->bos_id().value(), 256, 0, &first_scored);
+  std::vector<ScoredSequence> windows = MakeWindows(ids, tokenizer_->bos_id().value(), 256, 0);
   const Json& recorded = golden["window_nll"];
   ASSERT_EQ(windows.size(), recorded.size());
 
@@ -68,7 +66,7 @@ TEST_P(TinymixTexts, WindowsOfWikiTextHaveTheRecordedLikelihoods) {
   for (size_t w = 0; w < windows.size(); ++w) {
     EXPECT_EQ(scores[w].size(), 255u);
     double nll = 0;
-    for (const TokenScore& score : scores[w]) nll -= score.log_probability;
+    for (const TokenPrediction& score : scores[w]) nll -= score.log_probability;
     const double expected = recorded[w].get<double>();
     EXPECT_NEAR(nll, expected, 1e-4 * expected) << "window " << w;
   }
@@ -80,20 +78,19 @@ TEST_P(TinymixTexts, LambadaContinuationsHaveTheRecordedLikelihoods) {
   const Json golden = Golden("lambada.json");
   std::istringstream lines(
       ReadTextFile(testing::ReferenceData() / golden["file"].get<std::string>()));
-  std::vector<std::vector<int32_t>> sequences;
-  std::vector<int64_t> first_scored;
+  std::vector<ScoredSequence> sequences;
   for (std::string line; sequences.size() < GetParam().documents && std::getline(lines, line);) {
     const std::string text = ParseJson(line, "lambada")["text"].get<std::string>();
     const std::string context = text.substr(0, text.rfind(' '));
     ASSERT_FALSE(context.ends_with(' ') || context.ends_with('\n'));
-    sequences.push_back(tokenizer_->Encode(text, true));
-    first_scored.push_back(static_cast<int64_t>(tokenizer_->Encode(context, true).size()));
+    sequences.push_back({tokenizer_->Encode(text, true),
+                         static_cast<int64_t>(tokenizer_->Encode(context, true).size())});
   }
-  const auto scores = ScoreSequences(*model_, sequences, nullptr, first_scored);
+  const auto scores = ScoreSequences(*model_, sequences);
   for (size_t i = 0; i < sequences.size(); ++i) {
     double sum = 0;
     bool greedy = true;
-    for (const TokenScore& score : scores[i]) {
+    for (const TokenPrediction& score : scores[i]) {
       sum += score.log_probability;
       greedy = greedy && score.is_greedy;
     }

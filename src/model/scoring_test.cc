@@ -21,24 +21,32 @@ using testing::RandomMixtral;
 using testing::RandomTokens;
 using testing::TemporaryDirectory;
 
+// Sequences of which all but the first token is predicted.
+std::vector<ScoredSequence> Whole(const std::vector<std::vector<int32_t>>& sequences) {
+  std::vector<ScoredSequence> scored;
+  for (const auto& tokens : sequences) scored.push_back({tokens});
+  return scored;
+}
+
 class Scoring : public ::testing::Test {
  protected:
   Scoring() { testing::WriteRandomMixtral({}, directory_.path()); }
 
-  std::unique_ptr<Mixtral> Load(int64_t max_tokens, const std::filesystem::path& path = {}) {
+  std::unique_ptr<Model> Load(int64_t max_tokens, const std::filesystem::path& path = {}) {
     const Checkpoint checkpoint(path.empty() ? directory_.path() : path);
-    return std::make_unique<Mixtral>(checkpoint, *backend_, max_tokens);
+    return std::make_unique<Model>(checkpoint, *backend_, max_tokens);
   }
 
   // The obvious way: all logits of the sequence, then the definition.
-  static std::vector<TokenScore> ScoreSlowly(Mixtral& model, const std::vector<int32_t>& sequence) {
-    const size_t vocab = static_cast<size_t>(model.config().vocab_size);
+  static std::vector<TokenPrediction> ScoreSlowly(Model& model,
+                                                  const std::vector<int32_t>& sequence) {
+    const size_t vocab = static_cast<size_t>(model.spec().vocab_size);
     std::vector<float> logits;
     SequenceLogits(model, sequence, [&](int64_t first, std::span<const float> run) {
       EXPECT_EQ(static_cast<size_t>(first) * vocab, logits.size());
       logits.insert(logits.end(), run.begin(), run.end());
     });
-    std::vector<TokenScore> scores;
+    std::vector<TokenPrediction> scores;
     for (size_t i = 0; i + 1 < sequence.size(); ++i) {
       const size_t token = static_cast<size_t>(sequence[i + 1]);
       double total = 0;
@@ -66,7 +74,7 @@ TEST_F(Scoring, EqualsTheDefinitionHoweverTheStepsAreCut) {
     const auto model = Load(max_tokens);
     int64_t tokens_run = 0;
     const auto scores =
-        ScoreSequences(*model, sequences, [&](int64_t tokens) { tokens_run += tokens; });
+        ScoreSequences(*model, Whole(sequences), [&](int64_t tokens) { tokens_run += tokens; });
     ASSERT_EQ(scores.size(), sequences.size());
     EXPECT_EQ(tokens_run, 4 + 39 + 1 + 0 + 89 + 16 + 32 + 1 + 15);
     for (size_t i = 0; i < sequences.size(); ++i) {
@@ -84,9 +92,9 @@ TEST_F(Scoring, ScoresOnlyFromTheFirstTokenAskedFor) {
   const auto model = Load(24);
   const std::vector<std::vector<int32_t>> sequences = {RandomTokens(10, 101, 1),
                                                        RandomTokens(60, 101, 2)};
-  const auto all = ScoreSequences(*model, sequences);
-  const std::vector<int64_t> first_scored = {8, 37};
-  const auto some = ScoreSequences(*model, sequences, nullptr, first_scored);
+  const auto all = ScoreSequences(*model, Whole(sequences));
+  const std::vector<ScoredSequence> parts = {{sequences[0], 8}, {sequences[1], 37}};
+  const auto some = ScoreSequences(*model, parts);
   ASSERT_EQ(some[0].size(), 2u);
   ASSERT_EQ(some[1].size(), 23u);
   for (size_t i = 0; i < sequences.size(); ++i) {
@@ -109,7 +117,7 @@ TEST_F(Scoring, GreedyContinuationIsGreedy) {
         static_cast<int32_t>(std::max_element(last.begin(), last.end()) - last.begin()));
   }
   const std::vector<std::vector<int32_t>> sequences = {sequence};
-  const auto scores = ScoreSequences(*model, sequences).front();
+  const auto scores = ScoreSequences(*model, Whole(sequences)).front();
   for (size_t i = 1; i < scores.size(); ++i) EXPECT_TRUE(scores[i].is_greedy);
 }
 
@@ -117,7 +125,7 @@ TEST_F(Scoring, RefusesEmptyAndOverlongSequencesByIndex) {
   const auto model = Load(64);
   const auto error_of = [&](const std::vector<std::vector<int32_t>>& sequences) -> std::string {
     try {
-      ScoreSequences(*model, sequences);
+      ScoreSequences(*model, Whole(sequences));
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
       return error.what();
@@ -133,7 +141,7 @@ TEST_F(Scoring, AModelDoesNotDifferFromItself) {
   const auto a = Load(64);
   const auto b = Load(64);
   const std::vector<std::vector<int32_t>> sequences = {RandomTokens(30, 101, 1)};
-  const Comparison same = CompareSequences(*a, *b, sequences);
+  const Comparison same = CompareSequences(*a, *b, Whole(sequences));
   EXPECT_EQ(same.tokens, 29);
   EXPECT_EQ(same.nll, same.baseline_nll);
   EXPECT_NEAR(same.mean_kl, 0, 1e-15);
@@ -149,7 +157,7 @@ TEST_F(Scoring, ComparisonEqualsTheDefinition) {
   const auto model = Load(33, other.path());
   const std::vector<std::vector<int32_t>> sequences = {RandomTokens(30, 101, 1),
                                                        RandomTokens(12, 101, 2)};
-  const Comparison comparison = CompareSequences(*baseline, *model, sequences);
+  const Comparison comparison = CompareSequences(*baseline, *model, Whole(sequences));
 
   std::vector<double> kls;
   double nll = 0;
@@ -209,19 +217,7 @@ TEST_F(Scoring, ModelsOfDifferentVocabularyAreNotCompared) {
   const auto baseline = Load(20);
   const auto model = Load(20, other.path());
   const std::vector<std::vector<int32_t>> sequences = {{1, 2, 3}};
-  EXPECT_THROW(CompareSequences(*baseline, *model, sequences), Error);
-}
-
-TEST(MakePrefillBatch, GivesEachSequenceBlocksOfItsOwn) {
-  const std::vector<std::vector<int32_t>> sequences = {{5, 6, 7}, {8}, {1, 2, 3, 4, 5}};
-  const Batch batch = MakePrefillBatch(sequences, 2);
-  EXPECT_THAT(batch.tokens, ElementsAre(5, 6, 7, 8, 1, 2, 3, 4, 5));
-  EXPECT_THAT(batch.positions, ElementsAre(0, 1, 2, 0, 0, 1, 2, 3, 4));
-  EXPECT_THAT(batch.starts, ElementsAre(0, 3, 4, 9));
-  EXPECT_THAT(batch.context_lengths, ElementsAre(3, 1, 5));
-  EXPECT_EQ(batch.max_blocks, 3);
-  EXPECT_THAT(batch.block_table, ElementsAre(0, 1, 0, 2, 0, 0, 3, 4, 5));
-  EXPECT_TRUE(batch.logit_rows.empty());
+  EXPECT_THROW(CompareSequences(*baseline, *model, Whole(sequences)), Error);
 }
 
 std::vector<int32_t> Iota(int32_t count) {
@@ -230,21 +226,26 @@ std::vector<int32_t> Iota(int32_t count) {
   return ids;
 }
 
+using Windows = std::vector<std::pair<std::vector<int32_t>, int64_t>>;  // tokens, first scored
+
+Windows Cut(std::span<const int32_t> ids, int32_t bos, int64_t window, int64_t stride) {
+  Windows windows;
+  for (const ScoredSequence& sequence : MakeWindows(ids, bos, window, stride)) {
+    windows.emplace_back(sequence.tokens, sequence.first_scored);
+  }
+  return windows;
+}
+
 TEST(MakeWindows, WithoutOverlapChunksStandAloneBehindBos) {
-  std::vector<int64_t> first;
-  const auto windows = MakeWindows(Iota(7), 1, 4, 0, &first);
-  EXPECT_THAT(windows, ElementsAre(ElementsAre(1, 100, 101, 102), ElementsAre(1, 103, 104, 105),
-                                   ElementsAre(1, 106)));
-  EXPECT_THAT(first, ElementsAre(1, 1, 1));
+  EXPECT_EQ(Cut(Iota(7), 1, 4, 0),
+            (Windows{{{1, 100, 101, 102}, 1}, {{1, 103, 104, 105}, 1}, {{1, 106}, 1}}));
 }
 
 TEST(MakeWindows, WithAStrideEveryIdIsPredictedOnceBehindAFullContext) {
-  std::vector<int64_t> first;
-  const auto windows = MakeWindows(Iota(9), 1, 5, 2, &first);
-  EXPECT_THAT(windows,
-              ElementsAre(ElementsAre(1, 100, 101, 102, 103), ElementsAre(1, 102, 103, 104, 105),
-                          ElementsAre(1, 104, 105, 106, 107), ElementsAre(1, 106, 107, 108)));
-  EXPECT_THAT(first, ElementsAre(1, 3, 3, 3));
+  EXPECT_EQ(Cut(Iota(9), 1, 5, 2), (Windows{{{1, 100, 101, 102, 103}, 1},
+                                            {{1, 102, 103, 104, 105}, 3},
+                                            {{1, 104, 105, 106, 107}, 3},
+                                            {{1, 106, 107, 108}, 3}}));
 }
 
 TEST(MakeWindows, PredictsEveryIdExactlyOnce) {
@@ -252,13 +253,11 @@ TEST(MakeWindows, PredictsEveryIdExactlyOnce) {
     for (int32_t count = 2; count < 30; ++count) {
       for (int64_t window = 2; window < 9; ++window) {
         for (int64_t stride = 0; stride < window; ++stride) {
-          std::vector<int64_t> first;
-          const auto windows = MakeWindows(Iota(count), bos, window, stride, &first);
           std::vector<int32_t> predicted;
-          for (size_t w = 0; w < windows.size(); ++w) {
-            ASSERT_LE(windows[w].size(), static_cast<size_t>(window));
-            ASSERT_GE(first[w], 1);
-            predicted.insert(predicted.end(), windows[w].begin() + first[w], windows[w].end());
+          for (const auto& [tokens, first] : Cut(Iota(count), bos, window, stride)) {
+            ASSERT_LE(tokens.size(), static_cast<size_t>(window));
+            ASSERT_GE(first, 1);
+            predicted.insert(predicted.end(), tokens.begin() + first, tokens.end());
           }
           std::vector<int32_t> expected = Iota(count);
           if (bos < 0) expected.erase(expected.begin());
@@ -270,12 +269,11 @@ TEST(MakeWindows, PredictsEveryIdExactlyOnce) {
 }
 
 TEST(MakeWindows, RefusesWindowsAndStridesThatCannotBe) {
-  std::vector<int64_t> first;
   const auto ids = Iota(5);
-  EXPECT_THROW(MakeWindows(ids, 1, 1, 0, &first), Error);
-  EXPECT_THROW(MakeWindows(ids, 1, 4, 4, &first), Error);
-  EXPECT_THROW(MakeWindows(ids, 1, 4, -1, &first), Error);
-  EXPECT_THROW(MakeWindows({}, 1, 4, 0, &first), Error);
+  EXPECT_THROW(MakeWindows(ids, 1, 1, 0), Error);
+  EXPECT_THROW(MakeWindows(ids, 1, 4, 4), Error);
+  EXPECT_THROW(MakeWindows(ids, 1, 4, -1), Error);
+  EXPECT_THROW(MakeWindows({}, 1, 4, 0), Error);
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 #include <map>
 #include <set>
 
-#include "model/mixtral_weights.h"
+#include "model/weights.h"
 #include "nibble/error.h"
 
 namespace nibble {
@@ -46,10 +46,6 @@ struct Expected {
   Shape shape;
   std::optional<DType> dtype;  // nullopt: any float type
 };
-
-bool IsFloat(DType dtype) {
-  return dtype == DType::kBF16 || dtype == DType::kF16 || dtype == DType::kF32;
-}
 
 // The tensors that config.json and quantization_config promise, by name.
 std::map<std::string, Expected> ExpectedTensors(const ModelConfig& config,

@@ -24,7 +24,7 @@ constexpr size_t kW1 = 0, kW2 = 1, kW3 = 2;
 LayerQuantizer::LayerQuantizer(const LayerContext& context)
     : context_(context),
       config_(&context.source->config()),
-      statistics_(*config_, *context.backend, *context.stream, *context.workspace,
+      statistics_(*context.spec, *context.backend, *context.stream, *context.workspace,
                   context.describe_token),
       work_(CountLayerWork(*config_, context.stream->batches(), context.all_experts)) {}
 
@@ -79,9 +79,9 @@ QuantizedLayer LayerQuantizer::Quantize(int64_t layer) {
     }
     {
       const auto phase = clock.Measure("probe");
-      context_.probe->RunAttention(weights);
+      context_.probe->RunAttention(layer, weights);
     }
-    for (auto* weight : {&weights.q, &weights.k, &weights.v, &weights.o}) weight->reset();
+    for (auto* weight : {&weights.qkv, &weights.out}) weight->reset();
     std::vector<Tap> taps = {{{kQ, kK, kV}, &attention->input}, {{kO}, &attention->output}};
     if (!fused) {
       Solve(specs, taps, result);
@@ -103,9 +103,7 @@ QuantizedLayer LayerQuantizer::Quantize(int64_t layer) {
       if (!fused) {
         {
           const auto phase = clock.Measure("load weights");
-          for (int64_t e = first; e < last; ++e) {
-            weights.experts[Size(e)] = LoadExpert(*context_.source, layer, e, *context_.backend);
-          }
+          weights.experts = LoadExperts(*context_.source, layer, first, last, *context_.backend);
         }
         ReadAhead(layer, last);
         make_hessians(last - first);
@@ -114,8 +112,8 @@ QuantizedLayer LayerQuantizer::Quantize(int64_t layer) {
             clock.Measure("calibrate", share * (work_.calibrate() - work_.attention));
         statistics_.RunExperts(layer, weights, *context_.middle, selection, first, last, experts);
       }
-      RunExpertsOfProbe(weights, first, last);
-      for (int64_t e = first; e < last; ++e) weights.experts[Size(e)] = {};
+      RunExpertsOfProbe(layer, weights, first, last);
+      weights.experts = {};
       for (int64_t e = first; e < last; ++e) {
         ExpertHessians& sums = experts[Size(e - first)];
         result.report.expert_extra_tokens[Size(e)] =
@@ -163,20 +161,20 @@ void LayerQuantizer::ReadAhead(int64_t layer, int64_t first) {
   });
 }
 
-void LayerQuantizer::RunExpertsOfProbe(const LayerWeights& weights, int64_t first, int64_t last) {
+void LayerQuantizer::RunExpertsOfProbe(int64_t layer, const LayerWeights& weights, int64_t first,
+                                       int64_t last) {
   const auto phase = context_.clock->Measure("probe");
-  context_.probe->RunExperts(weights, first, last);
+  context_.probe->RunExperts(layer, weights, first, last);
 }
 
 void LayerQuantizer::MoveProbe(int64_t layer) {
   if (context_.probe->empty()) return;
   const auto phase = context_.clock->Measure("probe");
   LayerWeights weights = LoadLayerWithoutExperts(*context_.source, layer, *context_.backend);
-  context_.probe->RunAttention(weights);
+  context_.probe->RunAttention(layer, weights);
   for (int64_t e = 0; e < config_->num_experts; ++e) {
-    weights.experts[Size(e)] = LoadExpert(*context_.source, layer, e, *context_.backend);
-    context_.probe->RunExperts(weights, e, e + 1);
-    weights.experts[Size(e)] = {};
+    weights.experts = LoadExperts(*context_.source, layer, e, e + 1, *context_.backend);
+    context_.probe->RunExperts(layer, weights, e, e + 1);
   }
 }
 
@@ -191,7 +189,7 @@ void LayerQuantizer::Solve(const std::vector<LinearSpec>& specs, const std::vect
     largest = std::max(largest, tap.hessian->size());
   }
   const auto phase = context_.clock->Measure("solve", gflop);
-  Linalg& linalg = context_.backend->linalg();
+  GptqAlgebra& algebra = context_.backend->algebra();
   const auto solve = [&](const Tap& tap) {
     std::vector<DenseLinear> linears;
     std::vector<size_t> indices;
@@ -202,15 +200,16 @@ void LayerQuantizer::Solve(const std::vector<LinearSpec>& specs, const std::vect
     }
     std::vector<QuantizedLinear> solved =
         QuantizeWithHessian(*context_.recipe, context_.output->dtype(), linears,
-                            tap.hessian->data(), tap.hessian->tokens(), linalg);
+                            tap.hessian->data(), tap.hessian->tokens(), algebra);
     for (size_t i = 0; i < solved.size(); ++i) {
       result.linears[indices[i]] = std::move(solved[i]);
       context_.source->DontNeed(linears[i].weight);
     }
   };
-  if (largest <= kSmallHessian && static_cast<int64_t>(taps.size()) >= 2 * linalg.num_threads()) {
-    linalg.ParallelFor(static_cast<int64_t>(taps.size()),
-                       [&](int64_t i, int) { solve(taps[Size(i)]); });
+  if (largest <= kSmallHessian &&
+      static_cast<int64_t>(taps.size()) >= 2 * algebra.threads().num_threads()) {
+    algebra.threads().ParallelFor(static_cast<int64_t>(taps.size()),
+                                  [&](int64_t i, int) { solve(taps[Size(i)]); });
   } else {
     for (const Tap& tap : taps) {
       ThrowIfInterrupted();
@@ -226,7 +225,7 @@ void LayerQuantizer::RoundAll(const std::vector<LinearSpec>& specs, QuantizedLay
     ThrowIfInterrupted();
     const DenseLinear linear = Dense(specs[i]);
     result.linears[i] = std::move(RoundToNearest(*context_.recipe, context_.output->dtype(),
-                                                 {&linear, 1}, context_.backend->linalg())[0]);
+                                                 {&linear, 1}, context_.backend->algebra())[0]);
     context_.source->DontNeed(linear.weight);
   }
 }

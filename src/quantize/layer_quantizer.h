@@ -22,6 +22,7 @@ namespace nibble {
 // What the quantization of every layer shares. Borrows everything.
 struct LayerContext {
   const Checkpoint* source = nullptr;
+  const ModelSpec* spec = nullptr;
   const Recipe* recipe = nullptr;
   const OutputPlan* output = nullptr;
   Backend* backend = nullptr;
@@ -67,7 +68,7 @@ class LayerQuantizer {
   // experts of `layer` as are done at once, from `first` on; after the last one attention and the
   // first experts of the next layer.
   void ReadAhead(int64_t layer, int64_t first);
-  void RunExpertsOfProbe(const LayerWeights& weights, int64_t first, int64_t last);
+  void RunExpertsOfProbe(int64_t layer, const LayerWeights& weights, int64_t first, int64_t last);
   void Solve(const std::vector<LinearSpec>& specs, const std::vector<Tap>& taps,
              QuantizedLayer& result);
   void RoundAll(const std::vector<LinearSpec>& specs, QuantizedLayer& result);

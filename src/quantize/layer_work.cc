@@ -3,6 +3,8 @@
 #include <chrono>
 #include <vector>
 
+#include "backend/host/host_data.h"
+
 namespace nibble {
 
 LayerWork CountLayerWork(const ModelConfig& config, const TokenBatches& batches, bool all_experts) {
@@ -40,16 +42,18 @@ LayerWork CountLayerWork(const ModelConfig& config, const TokenBatches& batches,
   return work;
 }
 
-double MeasureGflopPerSecond(Linalg& linalg) {
+double MeasureGflopPerSecond(GptqAlgebra& algebra) {
   constexpr int64_t kSize = 256;
   constexpr double kSeconds = 0.01;
   using Clock = std::chrono::steady_clock;
   const size_t elements = static_cast<size_t>(kSize * kSize);
-  std::vector<double> rates(static_cast<size_t>(linalg.num_threads()));
-  linalg.ParallelFor(linalg.num_threads(), [&](int64_t index, int) {
+  std::vector<double> rates(static_cast<size_t>(algebra.threads().num_threads()));
+  algebra.threads().ParallelFor(algebra.threads().num_threads(), [&](int64_t index, int) {
     const std::vector<float> x(elements, 0.5f);
     std::vector<float> h(elements, 0.0f);
-    const auto multiply = [&] { linalg.GramUpdate(x.data(), nullptr, kSize, kSize, h.data()); };
+    const auto multiply = [&] {
+      algebra.GramUpdate(BorrowHost(x.data(), kSize, kSize), nullptr, 0, kSize, h.data());
+    };
     multiply();
     const Clock::time_point start = Clock::now();
     double seconds = 0;

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "backend/linalg.h"
+#include "backend/gptq_algebra.h"
 #include "checkpoint/model_config.h"
 #include "quantize/passes/token_batches.h"
 
@@ -27,6 +27,6 @@ LayerWork CountLayerWork(const ModelConfig& config, const TokenBatches& batches,
 
 // Single-precision rate of matrix products over all threads, by float multiply-adds (matrix tiles
 // may beat it), measured for a few hundredths of a second.
-double MeasureGflopPerSecond(Linalg& linalg);
+double MeasureGflopPerSecond(GptqAlgebra& algebra);
 
 }  // namespace nibble

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "backend/reference/reference_linalg.h"
+#include "backend/reference/reference_algebra.h"
 
 namespace nibble {
 namespace {
@@ -30,8 +30,8 @@ TEST(LayerWork, CountsTwoOperationsAMultiplyAdd) {
 }
 
 TEST(MeasureGflopPerSecond, FindsAPlausibleRate) {
-  ReferenceLinalg linalg;
-  const double rate = MeasureGflopPerSecond(linalg);
+  ReferenceAlgebra algebra;
+  const double rate = MeasureGflopPerSecond(algebra);
   EXPECT_GT(rate, 0.001);
   EXPECT_LT(rate, 1e6);
 }

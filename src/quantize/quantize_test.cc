@@ -6,8 +6,8 @@
 
 #include "backend/make_backend.h"
 #include "checkpoint/checkpoint.h"
-#include "model/mixtral_weights.h"
 #include "model/scoring.h"
+#include "model/weights.h"
 #include "quantize/gptq/grid.h"
 #include "quantize/recipe.h"
 #include "tests/support/reference_data.h"

@@ -74,6 +74,7 @@ struct QuantizationRun::State {
         recipe(MakeRecipe(given.recipe)),
         source(OpenSource(given)),
         config(source.config()),
+        spec(SpecOf(config)),
         calibration(std::move(set)),
         output(source, recipe),
         backend(MakeBackend(given.backend, {.threads = given.threads, .instruction_set = {}})) {}
@@ -100,6 +101,7 @@ struct QuantizationRun::State {
   const Recipe recipe;
   const Checkpoint source;
   const ModelConfig& config;
+  const ModelSpec spec;
   const CalibrationSet calibration;
   const OutputPlan output;
   std::unique_ptr<Backend> backend;
@@ -151,7 +153,7 @@ void QuantizationRun::State::MakePlan() {
   work = CountLayerWork(config, batches, options.calibrate_all_experts);
 
   plan.calibration_tokens = batches.num_tokens;
-  plan.gflop_per_second = MeasureGflopPerSecond(backend->linalg());
+  plan.gflop_per_second = MeasureGflopPerSecond(backend->algebra());
   const int64_t budget =
       options.memory_bytes > 0 ? options.memory_bytes : AvailableMemoryBytes() / 10 * 8;
   PlanMemory(
@@ -160,7 +162,7 @@ void QuantizationRun::State::MakePlan() {
        .batches = &batches,
        .probe_tokens = probe_batches.num_tokens,
        .dense_bytes_per_weight = options.backend == "cpu" && config.dtype == DType::kBF16 ? 2 : 4,
-       .threads = backend->linalg().num_threads(),
+       .threads = backend->threads().num_threads(),
        .all_experts = options.calibrate_all_experts,
        .top_up = options.top_up_experts,
        .budget_bytes = budget},
@@ -256,9 +258,8 @@ QuantizeReport QuantizationRun::State::Run() {
   progress = std::make_unique<Progress>("quantize", gptq() ? "GFLOP" : "layers",
                                         std::max<int64_t>(1, static_cast<int64_t>(total)));
 
-  workspace =
-      std::make_unique<Workspace>(*backend, config, std::max<int64_t>(1, batches.max_tokens),
-                                  std::max<int64_t>(1, batches.num_blocks));
+  workspace = std::make_unique<Workspace>(*backend, spec, std::max<int64_t>(1, batches.max_tokens),
+                                          std::max<int64_t>(1, batches.num_blocks));
   ActivationStream stream(batches, *backend, *workspace);
   Embed(writer, stream);
   const auto make_states = [&] {
@@ -271,6 +272,7 @@ QuantizeReport QuantizationRun::State::Run() {
   if (needs_middle) middle = make_states();
   LayerQuantizer quantizer(
       {.source = &source,
+       .spec = &spec,
        .recipe = &recipe,
        .output = &output,
        .backend = backend.get(),
@@ -316,7 +318,7 @@ void QuantizationRun::State::Embed(CheckpointWriter& writer, ActivationStream& s
   const auto phase = clock.Measure("embed");
   if (writer.num_done() == 0) WriteOuter(0, writer);
   outer = LoadOuter(source, *backend);
-  probe = std::make_unique<Probe>(config, probe_batches, *backend, *workspace, outer);
+  probe = std::make_unique<Probe>(spec, probe_batches, *backend, *workspace, outer);
   probe->Embed();
   hidden = plan.activations_in_file
                ? HiddenStates::InFile(batches.num_tokens, config.hidden_size, options.output)
@@ -383,9 +385,9 @@ void QuantizationRun::State::Advance(int64_t layer, const CheckpointWriter& writ
   const double gflop = CountLayerWork(config, tokens, false).advance();
   const auto phase = clock.Measure("advance", gflop);
   const LayerWeights weights = LoadWrittenLayer(writer, output, config, recipe, layer, *backend);
-  const DecoderLayer decoder(config, *backend);
+  const DecoderLayer decoder(*backend);
   ActivationStream(tokens, *backend, *workspace).ForEach(hidden, &hidden, [&](const TokenBatch&) {
-    decoder.Forward(weights, workspace->kv.layer(0), workspace->x, workspace->scratch);
+    decoder.Forward(spec.layer(layer), weights, 0, workspace->x, workspace->scratch);
   });
   progress->Add(gptq() ? static_cast<int64_t>(gflop) : 1);
 }

@@ -50,4 +50,8 @@ std::optional<DType> ParseDType(std::string_view name) {
   return std::nullopt;
 }
 
+bool IsFloat(DType dtype) {
+  return dtype == DType::kBF16 || dtype == DType::kF16 || dtype == DType::kF32;
+}
+
 }  // namespace nibble

@@ -222,4 +222,25 @@ std::vector<int32_t> RandomTokens(int64_t count, int64_t vocab_size, uint64_t se
   return tokens;
 }
 
+// Element 0 of the hidden state is zero but for token 7, for which experts of layer 1 overflow.
+RandomMixtral BrokenForTokenSeven() {
+  RandomMixtral random;
+  random.num_layers = 3;  // later tokens attend to what is broken
+  random.edit = [](const std::string& name, std::vector<float>& values) {
+    constexpr size_t kHidden = 48;
+    const auto ends_with = [&](const char* suffix) { return name.ends_with(suffix); };
+    if (ends_with("embed_tokens.weight")) {
+      for (size_t row = 0; row * kHidden < values.size(); ++row) {
+        values[row * kHidden] = row == 7 ? 5.0f : 0.0f;
+      }
+    }
+    if (ends_with("o_proj.weight")) std::fill_n(values.begin(), 72, 0.0f);  // outputs 0
+    if (ends_with("w2.weight")) std::fill_n(values.begin(), 72, 0.0f);
+    if (name.starts_with("model.layers.1.") && (ends_with("w1.weight") || ends_with("w3.weight"))) {
+      for (size_t i = 0; i < values.size(); i += kHidden) values[i] = 3e37f;
+    }
+  };
+  return random;
+}
+
 }  // namespace nibble::testing

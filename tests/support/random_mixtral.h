@@ -47,6 +47,9 @@ struct RandomMixtral {
 // shape and the seed only: not on spelling, nor on what else there is.
 void WriteRandomMixtral(const RandomMixtral& model, const std::filesystem::path& directory);
 
+// A model of finite weights whose hidden states are not finite where token 7 has been seen.
+RandomMixtral BrokenForTokenSeven();
+
 // Token ids from [0, vocab_size), the same for the same seed.
 std::vector<int32_t> RandomTokens(int64_t count, int64_t vocab_size, uint64_t seed);
 

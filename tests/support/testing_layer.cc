@@ -10,6 +10,8 @@
 namespace nibble::testing {
 namespace {
 
+constexpr int64_t kLayer = 1;  // of the pages
+
 // SplitMix64: every index has its own number, in any order.
 uint64_t Mix(uint64_t value) {
   value += 0x9e3779b97f4a7c15u;
@@ -164,34 +166,39 @@ TestLayer::TestLayer(const LayerCase& layer_case) : case_(layer_case) {
   }
   head_norm_ = RandomNorm(s.hidden, 9);
   head_ = RandomWeight(dense, s.vocab, s.hidden, 10);
+  attention_shape_ = {.num_heads = s.num_heads,
+                      .num_kv_heads = s.num_kv_heads,
+                      .head_dim = s.head_dim,
+                      .sliding_window = case_.sliding_window};
   for (int64_t i = 0; i < s.head_dim / 2; ++i) {
-    inverse_frequencies_.push_back(
+    attention_shape_.rotary.inverse_frequencies.push_back(
         std::pow(10000.0f, -2.0f * static_cast<float>(i) / static_cast<float>(s.head_dim)));
   }
+  router_shape_ = {.num_experts = s.num_experts, .top_k = s.top_k};
 }
 
 LayerOnBackend::LayerOnBackend(const TestLayer& layer, Backend& backend, int only)
-    : backend_(backend), case_(layer.case_), batch_(MakeBatch(case_, false, only)) {
+    : backend_(backend),
+      case_(layer.case_),
+      batch_(MakeBatch(case_, false, only)),
+      attention_shape_(layer.attention_shape_),
+      router_shape_(layer.router_shape_) {
   const LayerShape& s = case_.shape;
   embedding_ = Prepare(layer.embedding_, Role::kEmbedding);
-  attention_ = {.norm = Prepare(layer.attention_norm_, Role::kNorm),
-                .q = Prepare(layer.q_, Role::kProjection),
-                .k = Prepare(layer.k_, Role::kProjection),
-                .v = Prepare(layer.v_, Role::kProjection),
-                .num_heads = s.num_heads,
-                .num_kv_heads = s.num_kv_heads,
-                .head_dim = s.head_dim,
-                .inverse_frequencies = layer.inverse_frequencies_};
-  o_ = Prepare(layer.o_, Role::kProjection);
-  router_ = {.norm = Prepare(layer.expert_norm_, Role::kNorm),
-             .router = Prepare(layer.router_, Role::kRouter),
-             .top_k = s.top_k};
+  attention_.norm = Prepare(layer.attention_norm_, Role::kVector);
+  const HostWeight* const qkv[] = {&layer.q_, &layer.k_, &layer.v_};
+  attention_.qkv = Prepare(qkv, Role::kQkv);
+  attention_.out = Prepare(layer.o_, Role::kProjection);
+  router_ = {.norm = Prepare(layer.expert_norm_, Role::kVector),
+             .router = Prepare(layer.router_, Role::kRouter)};
+  std::vector<const HostWeight*> gate_up, down;
   for (size_t e = 0; e < layer.gate_.size(); ++e) {
-    experts_.gate.push_back(Prepare(layer.gate_[e], Role::kProjection));
-    experts_.up.push_back(Prepare(layer.up_[e], Role::kProjection));
-    experts_.down.push_back(Prepare(layer.down_[e], Role::kProjection));
+    gate_up.push_back(&layer.gate_[e]);
+    gate_up.push_back(&layer.up_[e]);
+    down.push_back(&layer.down_[e]);
   }
-  head_ = {.norm = Prepare(layer.head_norm_, Role::kNorm),
+  experts_ = {.gate_up = Prepare(gate_up, Role::kGateUp), .down = Prepare(down, Role::kDown)};
+  head_ = {.norm = Prepare(layer.head_norm_, Role::kVector),
            .head = Prepare(layer.head_, Role::kHead)};
 
   int64_t num_tokens = 1, longest = 1;
@@ -199,72 +206,74 @@ LayerOnBackend::LayerOnBackend(const TestLayer& layer, Backend& backend, int onl
     num_tokens += sequence.cached + sequence.fresh;
     longest = std::max(longest, sequence.cached + sequence.fresh);
   }
-  kv_ = {.dtype = case_.kv_dtype,
-         .num_blocks = (longest + case_.block_size - 1) / case_.block_size *
-                       static_cast<int64_t>(case_.sequences.size()),
-         .block_size = case_.block_size,
-         .num_kv_heads = s.num_kv_heads,
-         .head_dim = s.head_dim};
-  pages_ = backend.Allocate(kv_.num_blocks * kv_.bytes_per_block());
-  kv_.data = pages_.data();
+  const KvShape kv{.num_layers = 2,  // of which the second is used
+                   .num_kv_heads = s.num_kv_heads,
+                   .head_dim = s.head_dim,
+                   .block_size = case_.block_size,
+                   .dtype = case_.kv_dtype};
+  kv_ = backend.MakeKvPages(
+      kv, BlocksFor(longest, case_.block_size) * static_cast<int64_t>(case_.sequences.size()));
   x_ = backend.MakeActivation(num_tokens, s.hidden);
   normed_ = backend.MakeActivation(num_tokens, s.hidden);
   q_ = backend.MakeActivation(num_tokens, s.num_heads * s.head_dim);
   attended_ = backend.MakeActivation(num_tokens, q_.cols);
   h_ = backend.MakeActivation(num_tokens, s.hidden);
   g_ = backend.MakeActivation(num_tokens * s.top_k, s.intermediate);
-  logits_.resize(batch_.logit_rows.size() * static_cast<size_t>(s.vocab));
+  routing_ = backend.MakeRouting(router_shape_, num_tokens);
+  logits_ = backend.MakeLogitRows(num_tokens, s.vocab);
 
   const Batch cache = MakeBatch(case_, true, only);
   if (cache.num_tokens() > 0) {
-    backend.BeginStep(cache);
+    const Step step(backend, cache, *kv_);
     backend.Embed(*embedding_, x_);
-    backend.NormQkvRopeStore(x_, attention_, kv_, normed_, q_);
-    backend.EndStep();
+    backend.NormQkvRopeStore(x_, attention_shape_, attention_, kLayer, normed_, q_);
   }
+}
+
+const Weight* LayerOnBackend::Prepare(std::span<const HostWeight* const> parts, Role role) {
+  std::vector<WeightView> views;
+  for (const HostWeight* part : parts) views.push_back(part->view());
+  return weights_.emplace_back(backend_.Prepare(views, role)).get();
 }
 
 const Weight* LayerOnBackend::Prepare(const HostWeight& weight, Role role) {
-  return weights_.emplace_back(backend_.Prepare(weight.view(), role)).get();
+  const HostWeight* const part = &weight;
+  return Prepare({&part, 1}, role);
 }
 
-void LayerOnBackend::Step(LayerResult* result) {
+void LayerOnBackend::RunStep(LayerResult* result) {
   const auto keep = [&](std::vector<float> LayerResult::* member, const Activation& x) {
     if (result != nullptr) result->*member = Copy(backend_, x);
   };
-  backend_.BeginStep(batch_);
+  const Step step(backend_, batch_, *kv_);
   backend_.Embed(*embedding_, x_);
-  backend_.NormQkvRopeStore(x_, attention_, kv_, normed_, q_);
+  backend_.NormQkvRopeStore(x_, attention_shape_, attention_, kLayer, normed_, q_);
   keep(&LayerResult::normed, normed_);
   keep(&LayerResult::queries, q_);
-  backend_.Attention(q_, kv_, case_.sliding_window, attended_);
+  backend_.Attention(q_, attention_shape_, attention_, kLayer, attended_);
   keep(&LayerResult::attended, attended_);
-  backend_.ProjectResidual(attended_, *o_, x_);
+  backend_.ProjectResidual(attended_, attention_, x_);
   keep(&LayerResult::after_attention, x_);
-  backend_.NormRoute(x_, router_, h_, routing_);
+  backend_.NormRoute(x_, router_shape_, router_, h_, *routing_);
   keep(&LayerResult::expert_input, h_);
-  for (size_t e = 0; e < experts_.gate.size(); ++e) {  // an expert without slots may be absent
-    if (routing_.expert_starts[e] == routing_.expert_starts[e + 1]) {
-      experts_.gate[e] = experts_.up[e] = experts_.down[e] = nullptr;
-    }
-  }
-  backend_.ExpertsGateUp(h_, routing_, experts_, g_);
+  backend_.GateUp(h_, *routing_, experts_, g_);
   keep(&LayerResult::middle, g_);
-  backend_.ExpertsDownResidual(g_, routing_, experts_, x_);
+  backend_.DownResidual(g_, *routing_, experts_, x_);
   keep(&LayerResult::output, x_);
-  backend_.Logits(x_, head_, batch_.logit_rows, logits_);
-  backend_.EndStep();
-  if (result != nullptr) {
-    result->router_logits = routing_.logits;
-    result->expert_weights = routing_.weights;
-    result->experts = routing_.experts;
-    result->logits = logits_;
-  }
+  backend_.Head(x_, head_, batch_.logit_rows, *logits_);
+  if (result == nullptr) return;
+  RoutingTable routing;
+  backend_.Download(*routing_, routing);
+  result->router_logits = routing.logits;
+  result->expert_weights = routing.weights;
+  result->experts = routing.experts;
+  result->logits.resize(batch_.logit_rows.size() * static_cast<size_t>(case_.shape.vocab));
+  logits_->Read(0, result->logits);
 }
 
 LayerResult TestLayer::Run(Backend& backend, int only) const {
   LayerResult result;
-  LayerOnBackend(*this, backend, only).Step(&result);
+  LayerOnBackend(*this, backend, only).RunStep(&result);
   return result;
 }
 

@@ -86,7 +86,8 @@ class TestLayer {
   LayerCase case_;
   HostWeight embedding_, attention_norm_, q_, k_, v_, o_, expert_norm_, router_, head_norm_, head_;
   std::vector<HostWeight> gate_, up_, down_;
-  std::vector<float> inverse_frequencies_;
+  AttentionShape attention_shape_;
+  RouterShape router_shape_;
 };
 
 // A layer prepared on a backend, the cached tokens of the sequences in its pages. Tokens, positions
@@ -97,9 +98,10 @@ class LayerOnBackend {
   LayerOnBackend(const TestLayer& layer, Backend& backend, int only = -1);
 
   // Runs the fresh tokens through all ops; may be repeated. `result` may be null.
-  void Step(LayerResult* result);
+  void RunStep(LayerResult* result);
 
  private:
+  const Weight* Prepare(std::span<const HostWeight* const> parts, Role role);
   const Weight* Prepare(const HostWeight& weight, Role role);
 
   Backend& backend_;
@@ -107,16 +109,16 @@ class LayerOnBackend {
   Batch batch_;
   std::vector<std::unique_ptr<Weight>> weights_;
   const Weight* embedding_ = nullptr;
-  const Weight* o_ = nullptr;
+  AttentionShape attention_shape_;
+  RouterShape router_shape_;
   AttentionWeights attention_;
   RouterWeights router_;
   ExpertWeights experts_;
   HeadWeights head_;
-  Buffer pages_;
-  KvPages kv_;
+  std::unique_ptr<KvPages> kv_;
   Activation x_, normed_, q_, attended_, h_, g_;
-  Routing routing_;
-  std::vector<float> logits_;
+  std::unique_ptr<Routing> routing_;
+  std::unique_ptr<LogitRows> logits_;
 };
 
 // ||a - b|| / ||b||; infinity where one is not finite.

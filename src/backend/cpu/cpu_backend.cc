@@ -1,18 +1,21 @@
 #include "backend/cpu/cpu_backend.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cmath>
 
 #include "backend/cpu/algebra/host_algebra.h"
 #include "backend/cpu/kv_store.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/router.h"
+#include "backend/host/host_data.h"
+#include "backend/host/host_logits.h"
 #include "base/check.h"
-#include "base/float16.h"
+#include "base/system.h"
 #include "nibble/error.h"
 
 namespace nibble {
 
+using cpu::CpuMatrix;
 using cpu::CpuWeight;
 using cpu::ForRows;
 using cpu::LinearTask;
@@ -28,24 +31,43 @@ constexpr int64_t kQueryRows = 96;
 // that are held up a little end together.
 constexpr int64_t kTasksPerThread = 8;
 
-const CpuWeight& Cast(const Weight* weight) {
+const CpuMatrix& Part(const Weight* weight, int64_t part) {
   const auto* const cast = dynamic_cast<const CpuWeight*>(weight);
-  NIBBLE_CHECK(cast != nullptr);
-  return *cast;
+  NIBBLE_CHECK(cast != nullptr && part >= 0 && part < cast->num_parts());
+  return cast->matrix(part);
 }
 
-const CpuWeight& CastMatrix(const Weight* weight, int64_t rows, int64_t cols) {
-  const CpuWeight& matrix = Cast(weight);
+// Part `part` of a weight, which has this shape and is there to be multiplied.
+const CpuMatrix& Matrix(const Weight* weight, int64_t part, int64_t rows, int64_t cols) {
+  const CpuMatrix& matrix = Part(weight, part);
   NIBBLE_CHECK(matrix.rows() == rows && matrix.cols() == cols);
   NIBBLE_CHECK(!std::holds_alternative<cpu::RowTable>(matrix.layout()));
   return matrix;
 }
 
-// Sets the shape of an output, within the capacity it was made with.
-void Resize(Activation& x, int64_t rows, int64_t cols) {
-  NIBBLE_CHECK(x.cols == cols && rows <= x.capacity_rows());
-  x.rows = rows;
+// The values of a vector of this size; null for a null weight.
+const float* Vector(const Weight* weight, int64_t size) {
+  if (weight == nullptr) return nullptr;
+  const CpuMatrix& vector = Part(weight, 0);
+  const auto* const table = std::get_if<cpu::RowTable>(&vector.layout());
+  NIBBLE_CHECK(table != nullptr && table->dtype == DType::kF32);
+  NIBBLE_CHECK(vector.rows() * vector.cols() == size);
+  return static_cast<const float*>(table->values.data());
 }
+
+// out [num_rows, rows of the weight] = weight x.
+LinearTask Product(const CpuMatrix& weight, const float* x, int64_t num_rows, float* out) {
+  LinearTask task;
+  task.weight = &weight;
+  task.x = x;
+  task.num_rows = num_rows;
+  task.out = out;
+  task.out_stride = weight.rows();
+  return task;
+}
+
+// Tokens of a query block where so many heads share a KV head.
+int64_t TokensPerBlock(int64_t heads) { return std::max<int64_t>(1, kQueryRows / heads); }
 
 int ThreadCount(int asked) { return asked > 0 ? asked : AvailableThreads(); }
 
@@ -73,33 +95,72 @@ CpuBackend::CpuBackend(const BackendOptions& options)
 
 CpuBackend::~CpuBackend() = default;
 
-Linalg& CpuBackend::linalg() {
-  if (!linalg_) linalg_ = MakeOpenBlasLinalg(pool_);
-  return *linalg_;
+int64_t CpuBackend::FreeBytes() const { return AvailableMemoryBytes(); }
+
+GptqAlgebra& CpuBackend::algebra() {
+  if (!algebra_) algebra_ = MakeHostAlgebra(pool_);
+  return *algebra_;
 }
 
-Buffer CpuBackend::Allocate(int64_t bytes) { return cpu::AllocateHostMemory(bytes); }
+Activation CpuBackend::MakeActivation(int64_t capacity_rows, int64_t cols) {
+  NIBBLE_CHECK(capacity_rows >= 0 && cols > 0);
+  const int64_t capacity = capacity_rows * cols;
+  return {.buffer = cpu::AllocateHostMemory(capacity * static_cast<int64_t>(sizeof(float))),
+          .rows = 0,
+          .cols = cols,
+          .capacity = capacity};
+}
 
-std::unique_ptr<Weight> CpuBackend::Prepare(const WeightView& weight, Role role) {
-  return cpu::PrepareWeight(weight, role, pool_);
+int64_t CpuBackend::KvBlockBytes(const KvShape& shape) const {
+  return HostKvPages::BlockBytes(shape);
+}
+
+std::unique_ptr<KvPages> CpuBackend::MakeKvPages(const KvShape& shape, int64_t num_blocks) {
+  return std::make_unique<HostKvPages>(shape, num_blocks, cpu::AllocateHostMemory);
+}
+
+std::unique_ptr<Routing> CpuBackend::MakeRouting(const RouterShape& /*shape*/,
+                                                 int64_t /*max_tokens*/) {
+  return std::make_unique<HostRouting>();
+}
+
+std::unique_ptr<LogitRows> CpuBackend::MakeLogitRows(int64_t max_rows, int64_t vocab_size) {
+  return std::make_unique<HostLogits>(max_rows, vocab_size, pool_);
+}
+
+std::unique_ptr<Weight> CpuBackend::Prepare(std::span<const WeightView> parts, Role role,
+                                            const PartCopied& copied) {
+  std::vector<CpuMatrix> matrices;
+  for (const WeightView& part : parts) {
+    matrices.push_back(cpu::PrepareMatrix(part, role, pool_));
+    copied(matrices.size() - 1);
+  }
+  return std::make_unique<CpuWeight>(std::move(matrices));
 }
 
 void CpuBackend::Upload(std::span<const float> host, Activation& x) {
   NIBBLE_CHECK(static_cast<int64_t>(host.size()) == x.rows * x.cols);
-  std::copy(host.begin(), host.end(), x.data());
+  std::copy(host.begin(), host.end(), HostData(x));
 }
 
 void CpuBackend::Download(const Activation& x, std::span<float> host) {
   NIBBLE_CHECK(static_cast<int64_t>(host.size()) == x.rows * x.cols);
-  std::copy_n(x.data(), host.size(), host.begin());
+  std::copy_n(HostData(x), host.size(), host.begin());
 }
 
-void CpuBackend::BeginStep(const Batch& batch) {
+void CpuBackend::Upload(const RoutingTable& table, Routing& routing) { HostTable(routing) = table; }
+
+void CpuBackend::Download(const Routing& routing, RoutingTable& table) {
+  table = HostTable(routing);
+}
+
+void CpuBackend::BeginStep(const Batch& batch, KvPages& kv) {
   NIBBLE_CHECK(batch_ == nullptr);
   NIBBLE_CHECK(batch.positions.size() == batch.tokens.size());
   NIBBLE_CHECK(static_cast<int64_t>(batch.starts.size()) == batch.num_sequences() + 1);
   NIBBLE_CHECK(batch.starts.front() == 0 && batch.starts.back() == batch.num_tokens());
   batch_ = &batch;
+  kv_ = static_cast<HostKvPages*>(&kv);
   rope_.Reset();
   for (int64_t s = 0; s < batch.num_sequences(); ++s) {
     const auto first = static_cast<size_t>(batch.starts[static_cast<size_t>(s)]);
@@ -112,67 +173,75 @@ void CpuBackend::BeginStep(const Batch& batch) {
   }
 }
 
-void CpuBackend::EndStep() { batch_ = nullptr; }
+void CpuBackend::EndStep() {
+  batch_ = nullptr;
+  kv_ = nullptr;
+}
+
+HostKvLayer CpuBackend::Pages(const AttentionShape& shape, int64_t layer) const {
+  NIBBLE_CHECK(batch_ != nullptr);
+  const HostKvLayer pages = kv_->layer(layer);
+  NIBBLE_CHECK(pages.num_kv_heads == shape.num_kv_heads && pages.head_dim == shape.head_dim);
+  return pages;
+}
 
 void CpuBackend::Embed(const Weight& table, Activation& x) {
-  const CpuWeight& weight = Cast(&table);
-  const auto* const rows = std::get_if<cpu::RowTable>(&weight.layout());
+  const CpuMatrix& matrix = Part(&table, 0);
+  const auto* const rows = std::get_if<cpu::RowTable>(&matrix.layout());
   NIBBLE_CHECK(batch_ != nullptr && rows != nullptr);
-  Resize(x, batch_->num_tokens(), weight.cols());
+  x.Resize(batch_->num_tokens(), matrix.cols());
   ForRows(pool_, x.rows, x.cols, [&](int64_t t) {
     const int32_t token = batch_->tokens[static_cast<size_t>(t)];
-    NIBBLE_CHECK(token >= 0 && token < weight.rows());
+    NIBBLE_CHECK(token >= 0 && token < matrix.rows());
     const TensorView row(static_cast<const std::byte*>(rows->values.data()) +
                              token * x.cols * DTypeSize(rows->dtype),
                          rows->dtype, Shape{x.cols});
-    ToFloat(row, std::span(x.row(t), static_cast<size_t>(x.cols)));
+    ToFloat(row, std::span(HostRow(x, t), static_cast<size_t>(x.cols)));
   });
 }
 
 // out[i] = RMSNorm(x[rows[i]]), or of row i if `rows` is null.
-void CpuBackend::Normalise(const float* x, const int32_t* rows, int64_t num_rows, int64_t cols,
+void CpuBackend::Normalise(const Activation& x, const int32_t* rows, int64_t num_rows,
                            const Weight* norm, float eps, float* out) {
-  const CpuWeight& weight = Cast(norm);
-  const auto* const table = std::get_if<cpu::RowTable>(&weight.layout());
-  NIBBLE_CHECK(table != nullptr && table->dtype == DType::kF32);
-  NIBBLE_CHECK(weight.rows() == 1 && weight.cols() == cols);
-  const auto* const factors = static_cast<const float*>(table->values.data());
-  ForRows(pool_, num_rows, cols, [&](int64_t i) {
-    const int64_t row = rows != nullptr ? rows[i] : i;
-    kernels_.rms_norm(x + row * cols, factors, eps, cols, out + i * cols);
+  const float* const factors = Vector(norm, x.cols);
+  NIBBLE_CHECK(factors != nullptr);
+  ForRows(pool_, num_rows, x.cols, [&](int64_t i) {
+    kernels_.rms_norm(HostRow(x, rows != nullptr ? rows[i] : i), factors, eps, x.cols,
+                      out + i * x.cols);
   });
 }
 
-void CpuBackend::NormQkvRopeStore(const Activation& x, const AttentionWeights& w, KvPages kv,
-                                  Activation& normed, Activation& q) {
-  const int64_t q_cols = w.num_heads * w.head_dim;
-  const int64_t kv_cols = w.num_kv_heads * w.head_dim;
-  NIBBLE_CHECK(batch_ != nullptr && x.rows == batch_->num_tokens());
-  NIBBLE_CHECK(kv.num_kv_heads == w.num_kv_heads && kv.head_dim == w.head_dim);
-  NIBBLE_CHECK(kv.dtype == DType::kF32 || kv.dtype == DType::kBF16 || kv.dtype == DType::kI8);
-  NIBBLE_CHECK(w.head_dim % 2 == 0);
-  NIBBLE_CHECK(static_cast<int64_t>(w.inverse_frequencies.size()) == w.head_dim / 2);
-  Resize(normed, x.rows, x.cols);
-  Resize(q, x.rows, q_cols);
+void CpuBackend::NormQkvRopeStore(const Activation& x, const AttentionShape& shape,
+                                  const AttentionWeights& w, int64_t layer, Activation& normed,
+                                  Activation& q) {
+  const int64_t dim = shape.head_dim;
+  const int64_t q_cols = shape.num_heads * dim;
+  const int64_t kv_cols = shape.num_kv_heads * dim;
+  const HostKvLayer kv = Pages(shape, layer);
+  NIBBLE_CHECK(x.rows == batch_->num_tokens());
+  NIBBLE_CHECK(2 * static_cast<int64_t>(shape.rotary.inverse_frequencies.size()) <= dim);
+  normed.Resize(x.rows, x.cols);
+  q.Resize(x.rows, q_cols);
   if (x.rows == 0) return;
 
-  Normalise(x.data(), nullptr, x.rows, x.cols, w.norm, w.norm_eps, normed.data());
+  Normalise(x, nullptr, x.rows, w.norm, shape.norm_eps, HostData(normed));
   float* const k = keys_.Get<float>(x.rows * kv_cols);
   float* const v = values_.Get<float>(x.rows * kv_cols);
-  const auto task = [&](const Weight* weight, float* out, int64_t cols) {
-    LinearTask result;
-    result.weight = &CastMatrix(weight, cols, x.cols);
-    result.x = normed.data();
-    result.num_rows = x.rows;
-    result.out = out;
-    result.out_stride = cols;
-    return result;
-  };
-  const LinearTask tasks[] = {task(w.q, q.data(), q_cols), task(w.k, k, kv_cols),
-                              task(w.v, v, kv_cols)};
+  const LinearTask tasks[] = {
+      Product(Matrix(w.qkv, 0, q_cols, x.cols), HostData(normed), x.rows, HostData(q)),
+      Product(Matrix(w.qkv, 1, kv_cols, x.cols), HostData(normed), x.rows, k),
+      Product(Matrix(w.qkv, 2, kv_cols, x.cols), HostData(normed), x.rows, v)};
   linear_.Run(tasks);
 
-  rope_.Prepare(batch_->positions, w.inverse_frequencies);
+  const float* const bias = Vector(w.qkv_bias, q_cols + 2 * kv_cols);
+  const float* const q_norm = Vector(w.q_norm, dim);
+  const float* const k_norm = Vector(w.k_norm, dim);
+  const auto norm_heads = [&](float* heads, int64_t num_heads, const float* norm) {
+    for (int64_t head = 0; norm != nullptr && head < num_heads; ++head) {
+      kernels_.rms_norm(heads + head * dim, norm, shape.norm_eps, dim, heads + head * dim);
+    }
+  };
+  rope_.Prepare(batch_->positions, shape.rotary);
   // Keys of 16 tokens share the lines of a page: tokens that do are left to one thread.
   page_runs_.clear();
   for (int64_t s = 0; s < batch_->num_sequences(); ++s) {
@@ -190,24 +259,29 @@ void CpuBackend::NormQkvRopeStore(const Activation& x, const AttentionWeights& w
     const int64_t block = batch_->blocks(run.sequence)[static_cast<size_t>(first / kv.block_size)];
     NIBBLE_CHECK(block >= 0 && block < kv.num_blocks);
     for (int64_t t = run.first; t < run.first + run.count; ++t) {
+      float* const queries = HostRow(q, t);
+      float* const key = k + t * kv_cols;
+      float* const value = v + t * kv_cols;
+      if (bias != nullptr) {
+        kernels_.accumulate(bias, 1.0f, q_cols, queries);
+        kernels_.accumulate(bias + q_cols, 1.0f, kv_cols, key);
+        kernels_.accumulate(bias + q_cols + kv_cols, 1.0f, kv_cols, value);
+      }
+      norm_heads(queries, shape.num_heads, q_norm);
+      norm_heads(key, shape.num_kv_heads, k_norm);
       const float* const cosines = rope_.cosines(t);
       const float* const sines = rope_.sines(t);
-      kernels_.rotate(q.row(t), w.num_heads, w.head_dim, cosines, sines);
-      kernels_.rotate(k + t * kv_cols, w.num_kv_heads, w.head_dim, cosines, sines);
-      const int64_t slot = first % kv.block_size + t - run.first;
-      cpu::StoreKeyValue(kv, block, slot, k + t * kv_cols, v + t * kv_cols);
+      kernels_.rotate(queries, shape.num_heads, dim, rope_.half(), cosines, sines);
+      kernels_.rotate(key, shape.num_kv_heads, dim, rope_.half(), cosines, sines);
+      cpu::StoreKeyValue(kv, block, first % kv.block_size + t - run.first, key, value);
     }
   });
 }
 
-void CpuBackend::Attention(const Activation& q, KvPages kv, int64_t sliding_window,
-                           Activation& out) {
-  NIBBLE_CHECK(batch_ != nullptr && q.rows == batch_->num_tokens());
-  NIBBLE_CHECK(q.cols % (kv.num_kv_heads * kv.head_dim) == 0);
-  Resize(out, q.rows, q.cols);
-  const int64_t heads = q.cols / kv.head_dim / kv.num_kv_heads;  // that share a KV head
-  const int64_t tokens_per_block = std::max<int64_t>(1, kQueryRows / heads);
-
+// Cuts the attention of a step into tasks: query_blocks_, attention_tasks_ and divided_. `heads`
+// query heads share a KV head.
+void CpuBackend::CutAttention(const HostKvLayer& kv, int64_t heads, int64_t window) {
+  const int64_t tokens_per_block = TokensPerBlock(heads);
   query_blocks_.clear();
   int64_t num_spans = 0;
   for (int64_t s = 0; s < batch_->num_sequences(); ++s) {
@@ -216,8 +290,8 @@ void CpuBackend::Attention(const Activation& q, KvPages kv, int64_t sliding_wind
       QueryBlock& queries = query_blocks_.emplace_back();
       queries.tokens = {s, t, std::min(tokens_per_block, end - t)};
       const int64_t position = batch_->positions[static_cast<size_t>(t)];
-      const int64_t oldest = std::max<int64_t>(0, position + 1 - sliding_window);
-      queries.first_span = sliding_window > 0 ? oldest / cpu::kKeySpan : 0;
+      const int64_t oldest = std::max<int64_t>(0, position + 1 - window);
+      queries.first_span = window > 0 ? oldest / cpu::kKeySpan : 0;
       queries.last_span = (position + queries.tokens.count - 1) / cpu::kKeySpan + 1;
       num_spans += queries.last_span - queries.first_span;
     }
@@ -233,7 +307,7 @@ void CpuBackend::Attention(const Activation& q, KvPages kv, int64_t sliding_wind
       divide ? std::max<int64_t>(1, num_spans * kv.num_kv_heads / wanted) : num_spans;
   attention_tasks_.clear();
   divided_.clear();
-  int64_t partial_floats = 0;
+  partial_floats_ = 0;
   for (int64_t b = num_blocks - 1; b >= 0; --b) {
     const QueryBlock& queries = query_blocks_[static_cast<size_t>(b)];
     const int64_t spans = queries.last_span - queries.first_span;
@@ -245,33 +319,49 @@ void CpuBackend::Attention(const Activation& q, KvPages kv, int64_t sliding_wind
         attention_tasks_.push_back(task);
         continue;
       }
-      task.partials = partial_floats;
+      task.partials = partial_floats_;
       divided_.push_back(task);
       for (int64_t first = queries.first_span; first < queries.last_span; first += spans_per_task) {
         task.first_span = first;
         task.last_span = std::min(first + spans_per_task, queries.last_span);
-        task.partials = partial_floats + (first - queries.first_span) * floats_per_span;
+        task.partials = partial_floats_ + (first - queries.first_span) * floats_per_span;
         attention_tasks_.push_back(task);
       }
-      partial_floats += spans * floats_per_span;
+      partial_floats_ += spans * floats_per_span;
     }
   }
-  const int64_t scratch_floats = cpu::AttentionScratchFloats(tokens_per_block * heads, kv.head_dim);
+}
+
+void CpuBackend::Attention(const Activation& q, const AttentionShape& shape,
+                           const AttentionWeights& w, int64_t layer, Activation& out) {
+  const HostKvLayer kv = Pages(shape, layer);
+  NIBBLE_CHECK(q.rows == batch_->num_tokens() && q.cols == shape.num_heads * kv.head_dim);
+  NIBBLE_CHECK(shape.num_heads % kv.num_kv_heads == 0);
+  out.Resize(q.rows, q.cols);
+  const int64_t heads = shape.num_heads / kv.num_kv_heads;  // that share a KV head
+  CutAttention(kv, heads, shape.sliding_window);
+  const float scale =
+      shape.scale != 0 ? shape.scale : 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
+  const float* const sinks = Vector(w.sinks, shape.num_heads);
+  const int64_t scratch_floats =
+      cpu::AttentionScratchFloats(TokensPerBlock(heads) * heads, kv.head_dim);
   for (auto& scratch : attention_scratch_) scratch.Get<float>(scratch_floats);
-  float* const partials = attention_partials_.Get<float>(partial_floats);
+  float* const partials = attention_partials_.Get<float>(partial_floats_);
 
   const auto make = [&](const AttentionTask& task, int thread) {
     const QueryBlock& queries = query_blocks_[static_cast<size_t>(task.query_block)];
     const int64_t offset = queries.tokens.first * q.cols + task.head * heads * kv.head_dim;
     cpu::AttentionBlock block{};
-    block.q = q.data() + offset;
-    block.out = out.data() + offset;
+    block.q = HostData(q) + offset;
+    block.out = HostData(out) + offset;
     block.stride = q.cols;
     block.num_tokens = queries.tokens.count;
     block.heads_per_kv_head = heads;
     block.head_dim = kv.head_dim;
+    block.scale = scale;
+    block.sinks = sinks != nullptr ? sinks + task.head * heads : nullptr;
     block.first_position = batch_->positions[static_cast<size_t>(queries.tokens.first)];
-    block.sliding_window = sliding_window;
+    block.sliding_window = shape.sliding_window;
     block.blocks = batch_->blocks(queries.tokens.sequence).data();
     block.block_size = kv.block_size;
     block.pages = static_cast<const char*>(kv.data);
@@ -295,104 +385,111 @@ void CpuBackend::Attention(const Activation& q, KvPages kv, int64_t sliding_wind
   });
 }
 
-void CpuBackend::ProjectResidual(const Activation& a, const Weight& o, Activation& x) {
+void CpuBackend::ProjectResidual(const Activation& a, const AttentionWeights& w, Activation& x) {
   NIBBLE_CHECK(a.rows == x.rows);
   if (x.rows == 0) return;
-  LinearTask task;
-  task.weight = &CastMatrix(&o, x.cols, a.cols);
-  task.x = a.data();
-  task.num_rows = a.rows;
-  task.out = x.data();
-  task.out_stride = x.cols;
+  LinearTask task = Product(Matrix(w.out, 0, x.cols, a.cols), HostData(a), a.rows, HostData(x));
   task.then = LinearTask::Then::kAdd;
   linear_.Run({&task, 1});
+  if (const float* const bias = Vector(w.out_bias, x.cols)) {
+    ForRows(pool_, x.rows, x.cols,
+            [&](int64_t t) { kernels_.accumulate(bias, 1.0f, x.cols, HostRow(x, t)); });
+  }
 }
 
-void CpuBackend::NormRoute(const Activation& x, const RouterWeights& w, Activation& h,
-                           Routing& routing) {
-  NIBBLE_CHECK(w.router != nullptr);
-  const int64_t num_experts = w.router->rows();
-  NIBBLE_CHECK(w.top_k >= 1 && w.top_k <= num_experts);
-  Resize(h, x.rows, x.cols);
-  routing.num_tokens = x.rows;
-  routing.num_experts = num_experts;
-  routing.top_k = w.top_k;
-  routing.experts.resize(static_cast<size_t>(x.rows * w.top_k));
-  routing.weights.resize(static_cast<size_t>(x.rows * w.top_k));
-  routing.logits.resize(static_cast<size_t>(x.rows * num_experts));
+void CpuBackend::NormRoute(const Activation& x, const RouterShape& shape, const RouterWeights& w,
+                           Activation& h, Routing& routing) {
+  h.Resize(x.rows, x.cols);
+  if (x.rows > 0) Normalise(x, nullptr, x.rows, w.norm, shape.norm_eps, HostData(h));
+  RoutingTable& table = HostTable(routing);
+  if (shape.dense()) return table.SelectAll(x.rows);
+
+  NIBBLE_CHECK(shape.top_k >= 1 && shape.top_k <= shape.num_experts);
+  const auto tokens = static_cast<size_t>(x.rows);
+  const auto experts = static_cast<size_t>(shape.num_experts);
+  const auto top_k = static_cast<size_t>(shape.top_k);
+  table.num_tokens = x.rows;
+  table.num_experts = shape.num_experts;
+  table.top_k = shape.top_k;
+  table.experts.resize(tokens * top_k);
+  table.weights.resize(tokens * top_k);
+  table.logits.resize(tokens * experts);
   if (x.rows > 0) {
-    Normalise(x.data(), nullptr, x.rows, x.cols, w.norm, w.norm_eps, h.data());
-    LinearTask task;
-    task.weight = &CastMatrix(w.router, num_experts, x.cols);
-    task.x = h.data();
-    task.num_rows = h.rows;
-    task.out = routing.logits.data();
-    task.out_stride = num_experts;
+    const LinearTask task = Product(Matrix(w.router, 0, shape.num_experts, x.cols), HostData(h),
+                                    h.rows, table.logits.data());
     linear_.Run({&task, 1});
   }
-  const auto experts = static_cast<size_t>(num_experts);
-  const auto top_k = static_cast<size_t>(w.top_k);
-  for (size_t t = 0; t < static_cast<size_t>(x.rows); ++t) {
-    cpu::ChooseExperts(std::span(routing.logits).subspan(t * experts, experts),
-                       std::span(routing.experts).subspan(t * top_k, top_k),
-                       std::span(routing.weights).subspan(t * top_k, top_k));
+  const float* const correction = Vector(w.correction, shape.num_experts);
+  expert_scores_.resize(experts);
+  for (size_t t = 0; t < tokens; ++t) {
+    cpu::ChooseExperts(shape, std::span(table.logits).subspan(t * experts, experts), correction,
+                       expert_scores_, std::span(table.experts).subspan(t * top_k, top_k),
+                       std::span(table.weights).subspan(t * top_k, top_k));
   }
-  routing.GroupByExpert(0, num_experts);
+  table.GroupByExpert(0, shape.num_experts);
 }
 
-void CpuBackend::ExpertsGateUp(const Activation& h, const Routing& routing, const ExpertWeights& w,
-                               Activation& g) {
-  Resize(g, routing.num_slots(), g.cols);
+void CpuBackend::RouteShared(const Activation& h, const Weight* gate, Routing& routing) {
+  RoutingTable& table = HostTable(routing);
+  table.SelectAll(h.rows);
+  if (gate == nullptr || h.rows == 0) return;
+  const LinearTask task =
+      Product(Matrix(gate, 0, 1, h.cols), HostData(h), h.rows, table.weights.data());
+  linear_.Run({&task, 1});
+  for (size_t t = 0; t < table.weights.size(); ++t) {
+    table.weights[t] = 1.0f / (1.0f + std::exp(-table.weights[t]));
+    table.slot_weights[t] = table.weights[t];
+  }
+}
+
+void CpuBackend::GateUp(const Activation& h, const Routing& routing, const ExpertWeights& w,
+                        Activation& g) {
+  const RoutingTable& table = HostTable(routing);
+  const int64_t middle = w.gate_up->rows();
+  g.Resize(table.num_slots(), middle);
   tasks_.clear();
-  for (size_t e = 0; e < static_cast<size_t>(routing.num_experts); ++e) {
-    const int64_t first = routing.expert_starts[e];
-    const int64_t count = routing.expert_starts[e + 1] - first;
+  for (int64_t expert = 0; expert < table.num_experts; ++expert) {
+    const int64_t first = table.expert_starts[static_cast<size_t>(expert)];
+    const int64_t count = table.expert_starts[static_cast<size_t>(expert) + 1] - first;
     if (count == 0) continue;
-    LinearTask task;
-    task.weight = &CastMatrix(w.gate[e], g.cols, h.cols);
-    task.second = &CastMatrix(w.up[e], g.cols, h.cols);
-    task.x = h.data();
-    task.rows = routing.slot_tokens.data() + first;
-    task.num_rows = count;
-    task.out = g.row(first);
-    task.out_stride = g.cols;
+    const int64_t part = 2 * (expert - w.first_expert);
+    LinearTask task =
+        Product(Matrix(w.gate_up, part, middle, h.cols), HostData(h), count, HostRow(g, first));
+    task.second = &Matrix(w.gate_up, part + 1, middle, h.cols);
+    task.rows = table.slot_tokens.data() + first;
     task.then = LinearTask::Then::kSiluTimes;
     tasks_.push_back(task);
   }
-  for (const int32_t token : routing.slot_tokens) NIBBLE_CHECK(token >= 0 && token < h.rows);
+  for (const int32_t token : table.slot_tokens) NIBBLE_CHECK(token >= 0 && token < h.rows);
   linear_.Run(tasks_);
 }
 
-void CpuBackend::ExpertsDownResidual(const Activation& g, const Routing& routing,
-                                     const ExpertWeights& w, Activation& x) {
-  const int64_t num_slots = routing.num_slots();
+void CpuBackend::DownResidual(const Activation& g, const Routing& routing, const ExpertWeights& w,
+                              Activation& x) {
+  const RoutingTable& table = HostTable(routing);
+  const int64_t num_slots = table.num_slots();
   NIBBLE_CHECK(g.rows == num_slots);
   float* const results = slot_results_.Get<float>(num_slots * x.cols);
   tasks_.clear();
-  for (size_t e = 0; e < static_cast<size_t>(routing.num_experts); ++e) {
-    const int64_t first = routing.expert_starts[e];
-    const int64_t count = routing.expert_starts[e + 1] - first;
+  for (int64_t expert = 0; expert < table.num_experts; ++expert) {
+    const int64_t first = table.expert_starts[static_cast<size_t>(expert)];
+    const int64_t count = table.expert_starts[static_cast<size_t>(expert) + 1] - first;
     if (count == 0) continue;
-    LinearTask task;
-    task.weight = &CastMatrix(w.down[e], x.cols, g.cols);
-    task.x = g.row(first);
-    task.num_rows = count;
-    task.out = results + first * x.cols;
-    task.out_stride = x.cols;
-    tasks_.push_back(task);
+    tasks_.push_back(Product(Matrix(w.down, expert - w.first_expert, x.cols, g.cols),
+                             HostRow(g, first), count, results + first * x.cols));
   }
   linear_.Run(tasks_);
 
   // Slots come grouped by expert; a counting sort that keeps their order groups them by token.
   slot_starts_.assign(static_cast<size_t>(x.rows) + 1, 0);
   slots_by_token_.resize(static_cast<size_t>(num_slots));
-  for (const int32_t token : routing.slot_tokens) {
+  for (const int32_t token : table.slot_tokens) {
     NIBBLE_CHECK(token >= 0 && token < x.rows);
     ++slot_starts_[static_cast<size_t>(token) + 1];
   }
   for (size_t t = 1; t < slot_starts_.size(); ++t) slot_starts_[t] += slot_starts_[t - 1];
   for (int64_t slot = 0; slot < num_slots; ++slot) {
-    const auto token = static_cast<size_t>(routing.slot_tokens[static_cast<size_t>(slot)]);
+    const auto token = static_cast<size_t>(table.slot_tokens[static_cast<size_t>(slot)]);
     slots_by_token_[static_cast<size_t>(slot_starts_[token]++)] = static_cast<int32_t>(slot);
   }
   ForRows(pool_, x.rows, 4 * x.cols, [&](int64_t t) {
@@ -400,27 +497,23 @@ void CpuBackend::ExpertsDownResidual(const Activation& g, const Routing& routing
     const int32_t begin = t == 0 ? 0 : slot_starts_[static_cast<size_t>(t) - 1];
     for (int32_t i = begin; i < slot_starts_[static_cast<size_t>(t)]; ++i) {
       const int64_t slot = slots_by_token_[static_cast<size_t>(i)];
-      kernels_.accumulate(results + slot * x.cols, routing.slot_weights[static_cast<size_t>(slot)],
-                          x.cols, x.row(t));
+      kernels_.accumulate(results + slot * x.cols, table.slot_weights[static_cast<size_t>(slot)],
+                          x.cols, HostRow(x, t));
     }
   });
 }
 
-void CpuBackend::Logits(const Activation& x, const HeadWeights& w, std::span<const int32_t> rows,
-                        std::span<float> out) {
+void CpuBackend::Head(const Activation& x, const HeadWeights& w, std::span<const int32_t> rows,
+                      LogitRows& logits) {
   const auto num_rows = static_cast<int64_t>(rows.size());
-  const CpuWeight& head = CastMatrix(w.head, w.head->rows(), x.cols);
-  NIBBLE_CHECK(static_cast<int64_t>(out.size()) == num_rows * head.rows());
+  HostLogits& host = static_cast<HostLogits&>(logits);
+  const CpuMatrix& head = Matrix(w.head, 0, host.vocab_size(), x.cols);
   for (const int32_t row : rows) NIBBLE_CHECK(row >= 0 && row < x.rows);
+  const std::span<float> out = host.Resize(num_rows);
   if (num_rows == 0) return;
   float* const normed = normed_.Get<float>(num_rows * x.cols);
-  Normalise(x.data(), rows.data(), num_rows, x.cols, w.norm, w.norm_eps, normed);
-  LinearTask task;
-  task.weight = &head;
-  task.x = normed;
-  task.num_rows = num_rows;
-  task.out = out.data();
-  task.out_stride = head.rows();
+  Normalise(x, rows.data(), num_rows, w.norm, w.norm_eps, normed);
+  const LinearTask task = Product(head, normed, num_rows, out.data());
   linear_.Run({&task, 1});
 }
 

@@ -10,6 +10,7 @@
 #include "backend/cpu/linear.h"
 #include "backend/cpu/memory.h"
 #include "backend/cpu/rope_table.h"
+#include "backend/host/host_kv_pages.h"
 #include "backend/make_backend.h"
 #include "base/thread_pool.h"
 
@@ -26,27 +27,42 @@ class CpuBackend final : public Backend {
   ~CpuBackend() override;
 
   std::string_view name() const override { return name_; }
-  Buffer Allocate(int64_t bytes) override;
-  std::unique_ptr<Weight> Prepare(const WeightView& weight, Role role) override;
+  ThreadPool& threads() override { return pool_; }
+  int64_t FreeBytes() const override;
+  GptqAlgebra& algebra() override;
+
+  Activation MakeActivation(int64_t capacity_rows, int64_t cols) override;
+  int64_t KvBlockBytes(const KvShape& shape) const override;
+  std::unique_ptr<KvPages> MakeKvPages(const KvShape& shape, int64_t num_blocks) override;
+  std::unique_ptr<Routing> MakeRouting(const RouterShape& shape, int64_t max_tokens) override;
+  std::unique_ptr<LogitRows> MakeLogitRows(int64_t max_rows, int64_t vocab_size) override;
+  using Backend::Prepare;
+  std::unique_ptr<Weight> Prepare(std::span<const WeightView> parts, Role role,
+                                  const PartCopied& copied) override;
   const WeightLayout* weight_layout() const override { return &weight_layout_; }
+
   void Upload(std::span<const float> host, Activation& x) override;
   void Download(const Activation& x, std::span<float> host) override;
-  void BeginStep(const Batch& batch) override;
+  void Upload(const RoutingTable& table, Routing& routing) override;
+  void Download(const Routing& routing, RoutingTable& table) override;
+
+  void BeginStep(const Batch& batch, KvPages& kv) override;
   void EndStep() override;
   void Embed(const Weight& table, Activation& x) override;
-  void NormQkvRopeStore(const Activation& x, const AttentionWeights& w, KvPages kv,
-                        Activation& normed, Activation& q) override;
-  void Attention(const Activation& q, KvPages kv, int64_t sliding_window, Activation& out) override;
-  void ProjectResidual(const Activation& a, const Weight& o, Activation& x) override;
-  void NormRoute(const Activation& x, const RouterWeights& w, Activation& h,
-                 Routing& routing) override;
-  void ExpertsGateUp(const Activation& h, const Routing& routing, const ExpertWeights& w,
-                     Activation& g) override;
-  void ExpertsDownResidual(const Activation& g, const Routing& routing, const ExpertWeights& w,
-                           Activation& x) override;
-  void Logits(const Activation& x, const HeadWeights& w, std::span<const int32_t> rows,
-              std::span<float> out) override;
-  Linalg& linalg() override;
+  void NormQkvRopeStore(const Activation& x, const AttentionShape& shape, const AttentionWeights& w,
+                        int64_t layer, Activation& normed, Activation& q) override;
+  void Attention(const Activation& q, const AttentionShape& shape, const AttentionWeights& w,
+                 int64_t layer, Activation& out) override;
+  void ProjectResidual(const Activation& a, const AttentionWeights& w, Activation& x) override;
+  void NormRoute(const Activation& x, const RouterShape& shape, const RouterWeights& w,
+                 Activation& h, Routing& routing) override;
+  void RouteShared(const Activation& h, const Weight* gate, Routing& routing) override;
+  void GateUp(const Activation& h, const Routing& routing, const ExpertWeights& w,
+              Activation& g) override;
+  void DownResidual(const Activation& g, const Routing& routing, const ExpertWeights& w,
+                    Activation& x) override;
+  void Head(const Activation& x, const HeadWeights& w, std::span<const int32_t> rows,
+            LogitRows& logits) override;
 
  private:
   struct TokenRun {
@@ -69,8 +85,10 @@ class CpuBackend final : public Backend {
     int64_t partials;  // where the partial results go; -1: the task has all spans
   };
 
-  void Normalise(const float* x, const int32_t* rows, int64_t num_rows, int64_t cols,
-                 const Weight* norm, float eps, float* out);
+  HostKvLayer Pages(const AttentionShape& shape, int64_t layer) const;
+  void Normalise(const Activation& x, const int32_t* rows, int64_t num_rows, const Weight* norm,
+                 float eps, float* out);
+  void CutAttention(const HostKvLayer& kv, int64_t heads, int64_t window);
 
   const cpu::InstructionSet& set_;
   const cpu::Kernels& kernels_;
@@ -78,15 +96,18 @@ class CpuBackend final : public Backend {
   cpu::CpuWeightLayout weight_layout_;
   std::string name_;
   cpu::LinearRunner linear_;
-  std::unique_ptr<Linalg> linalg_;  // made when first asked for
+  std::unique_ptr<GptqAlgebra> algebra_;  // made when first asked for
 
   const Batch* batch_ = nullptr;
+  HostKvPages* kv_ = nullptr;
   cpu::RopeTable rope_;
   std::vector<TokenRun> page_runs_;
   std::vector<QueryBlock> query_blocks_;
   std::vector<AttentionTask> attention_tasks_;
   std::vector<AttentionTask> divided_;  // whose spans are divided: to be folded
+  int64_t partial_floats_ = 0;          // of all partial results
   std::vector<cpu::LinearTask> tasks_;
+  std::vector<float> expert_scores_;
   std::vector<int32_t> slots_by_token_;          // experts increasing inside a token
   std::vector<int32_t> slot_starts_;             // [num_tokens + 1]
   std::vector<cpu::Scratch> attention_scratch_;  // one a thread

@@ -37,25 +37,31 @@ void TileMatrix(const From* values, int64_t rows, int64_t cols, To* tiles, Threa
   });
 }
 
-bool IsTable(Role role) { return role == Role::kNorm || role == Role::kEmbedding; }
+bool IsTable(Role role) { return role == Role::kVector || role == Role::kEmbedding; }
 
 // What a weight becomes, told by the shapes and types of its view alone (and its group index).
 struct WeightPlan {
   int64_t rows = 0;
   int64_t cols = 0;
-  CpuWeight::Layout layout;     // its buffer is still empty
+  CpuMatrix::Layout layout;     // its buffer is still empty
   int64_t bytes = 0;            // of that buffer
   std::vector<int32_t> groups;  // of each block, if packed
 };
 
-const Buffer& BufferOf(const CpuWeight::Layout& layout) {
+const Buffer& BufferOf(const CpuMatrix::Layout& layout) {
   if (const auto* table = std::get_if<RowTable>(&layout)) return table->values;
   if (const auto* dense = std::get_if<DenseLayout>(&layout)) return dense->tiles;
   return std::get<PackedLayout>(layout).tiles;
 }
 
-Buffer& BufferOf(CpuWeight::Layout& layout) {
+Buffer& BufferOf(CpuMatrix::Layout& layout) {
   return const_cast<Buffer&>(BufferOf(std::as_const(layout)));
+}
+
+std::vector<MatrixShape> ShapesOf(const std::vector<CpuMatrix>& matrices) {
+  std::vector<MatrixShape> shapes;
+  for (const CpuMatrix& matrix : matrices) shapes.push_back({matrix.rows(), matrix.cols()});
+  return shapes;
 }
 
 WeightPlan PlanDense(const TensorView& view, Role role) {
@@ -70,7 +76,7 @@ WeightPlan PlanDense(const TensorView& view, Role role) {
   plan.rows = rank == 1 ? 1 : view.shape()[0];
   if (IsTable(role)) {
     RowTable table;
-    table.dtype = role == Role::kNorm ? DType::kF32 : view.dtype();
+    table.dtype = role == Role::kVector ? DType::kF32 : view.dtype();
     plan.bytes = plan.rows * plan.cols * DTypeSize(table.dtype);
     plan.layout = std::move(table);
   } else {
@@ -99,7 +105,7 @@ void FillDense(const TensorView& view, const WeightPlan& plan, const DenseLayout
 }
 
 void FillTable(const TensorView& view, const RowTable& table, ThreadPool& pool) {
-  if (table.dtype != view.dtype()) {  // a norm
+  if (table.dtype != view.dtype()) {  // a vector
     ToFloat(view, std::span(static_cast<float*>(table.values.data()),
                             static_cast<size_t>(view.num_elements())));
     return;
@@ -358,13 +364,13 @@ WeightPlan PlanWeight(const WeightView& view, Role role) {
 
 }  // namespace
 
-int64_t CpuWeight::size_bytes() const {
+int64_t CpuMatrix::size_bytes() const {
   const auto* const packed = std::get_if<PackedLayout>(&layout_);
   return BufferOf(layout_).size_bytes() +
          (packed == nullptr ? 0 : static_cast<int64_t>(packed->columns.size() * sizeof(int32_t)));
 }
 
-std::unique_ptr<CpuWeight> PrepareWeight(const WeightView& view, Role role, ThreadPool& pool) {
+CpuMatrix PrepareMatrix(const WeightView& view, Role role, ThreadPool& pool) {
   WeightPlan plan = PlanWeight(view, role);
   BufferOf(plan.layout) = AllocateHostMemory(plan.bytes);
   const auto* const packed = std::get_if<PackedView>(&view);
@@ -380,29 +386,44 @@ std::unique_ptr<CpuWeight> PrepareWeight(const WeightView& view, Role role, Thre
   } else {
     FillDense(std::get<TensorView>(view), plan, std::get<DenseLayout>(plan.layout), pool);
   }
-  return std::make_unique<CpuWeight>(plan.rows, plan.cols, std::move(plan.layout));
+  return CpuMatrix(plan.rows, plan.cols, std::move(plan.layout));
 }
 
-int64_t CpuWeightLayout::SizeBytes(const WeightView& weight, Role role) const {
-  return PlanWeight(weight, role).bytes;
+CpuWeight::CpuWeight(std::vector<CpuMatrix> parts)
+    : Weight(ShapesOf(parts)), matrices_(std::move(parts)) {}
+
+int64_t CpuWeight::size_bytes() const {
+  int64_t bytes = 0;
+  for (const CpuMatrix& matrix : matrices_) bytes += matrix.size_bytes();
+  return bytes;
 }
 
-std::span<const std::byte> CpuWeightLayout::Bytes(const Weight& weight) const {
+int64_t CpuWeightLayout::SizeBytes(const WeightView& part, Role role) const {
+  return PlanWeight(part, role).bytes;
+}
+
+std::span<const std::byte> CpuWeightLayout::Bytes(const Weight& weight, int64_t part) const {
   const auto* const cpu_weight = dynamic_cast<const CpuWeight*>(&weight);
-  NIBBLE_CHECK(cpu_weight != nullptr);
-  const Buffer& buffer = BufferOf(cpu_weight->layout());
+  NIBBLE_CHECK(cpu_weight != nullptr && part >= 0 && part < weight.num_parts());
+  const Buffer& buffer = BufferOf(cpu_weight->matrix(part).layout());
   return {static_cast<const std::byte*>(buffer.data()), static_cast<size_t>(buffer.size_bytes())};
 }
 
-std::unique_ptr<Weight> CpuWeightLayout::Adopt(const WeightView& weight, Role role,
-                                               std::span<const std::byte> bytes) const {
-  WeightPlan plan = PlanWeight(weight, role);
-  NIBBLE_CHECK(static_cast<int64_t>(bytes.size()) == plan.bytes);
-  NIBBLE_CHECK(reinterpret_cast<uintptr_t>(bytes.data()) % kAlignment == 0);
-  // Kernels only read weights, so the bytes may lie in a read-only mapping.
-  BufferOf(plan.layout) =
-      Buffer(const_cast<std::byte*>(bytes.data()), plan.bytes, [](void*) { /* borrowed */ });
-  return std::make_unique<CpuWeight>(plan.rows, plan.cols, std::move(plan.layout));
+std::unique_ptr<Weight> CpuWeightLayout::Adopt(
+    std::span<const WeightView> parts, Role role,
+    std::span<const std::span<const std::byte>> bytes) const {
+  NIBBLE_CHECK(parts.size() == bytes.size());
+  std::vector<CpuMatrix> matrices;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    WeightPlan plan = PlanWeight(parts[i], role);
+    NIBBLE_CHECK(static_cast<int64_t>(bytes[i].size()) == plan.bytes);
+    NIBBLE_CHECK(reinterpret_cast<uintptr_t>(bytes[i].data()) % kAlignment == 0);
+    // Kernels only read weights, so the bytes may lie in a read-only mapping.
+    BufferOf(plan.layout) =
+        Buffer(const_cast<std::byte*>(bytes[i].data()), plan.bytes, [](void*) { /* borrowed */ });
+    matrices.emplace_back(plan.rows, plan.cols, std::move(plan.layout));
+  }
+  return std::make_unique<CpuWeight>(std::move(matrices));
 }
 
 }  // namespace nibble::cpu

@@ -15,7 +15,7 @@
 namespace nibble::cpu {
 
 // The layout below and in PackedFormat, the same for all instruction sets. Weights are kept in
-// files under this name: whoever changes a byte of what PrepareWeight makes gives it the next
+// files under this name: whoever changes a byte of what PrepareMatrix makes gives it the next
 // number.
 inline constexpr std::string_view kWeightLayoutName = "cpu 1";
 
@@ -48,17 +48,17 @@ struct PackedLayout {
   }
 };
 
-// A weight as the CPU kernels read it.
-class CpuWeight final : public Weight {
+// One matrix (or vector) as the CPU kernels read it.
+class CpuMatrix {
  public:
   using Layout = std::variant<RowTable, DenseLayout, PackedLayout>;
 
-  CpuWeight(int64_t rows, int64_t cols, Layout layout)
+  CpuMatrix(int64_t rows, int64_t cols, Layout layout)
       : rows_(rows), cols_(cols), layout_(std::move(layout)) {}
 
-  int64_t rows() const override { return rows_; }
-  int64_t cols() const override { return cols_; }
-  int64_t size_bytes() const override;
+  int64_t rows() const { return rows_; }
+  int64_t cols() const { return cols_; }
+  int64_t size_bytes() const;
   int64_t num_tiles() const { return (rows_ + kTileRows - 1) / kTileRows; }
   const Layout& layout() const { return layout_; }
 
@@ -68,17 +68,29 @@ class CpuWeight final : public Weight {
   Layout layout_;
 };
 
-// Copies a weight of a checkpoint into the layout its role asks for, on the threads of `pool`.
+// Copies a matrix of a checkpoint into the layout its role asks for, on the threads of `pool`.
 // Throws kUnsupported or kInvalidData for a packed format the kernels cannot run.
-std::unique_ptr<CpuWeight> PrepareWeight(const WeightView& view, Role role, ThreadPool& pool);
+CpuMatrix PrepareMatrix(const WeightView& view, Role role, ThreadPool& pool);
+
+// The parts of a weight, each a matrix of its own: a kernel call may read two of them.
+class CpuWeight final : public Weight {
+ public:
+  explicit CpuWeight(std::vector<CpuMatrix> parts);
+
+  int64_t size_bytes() const override;
+  const CpuMatrix& matrix(int64_t part) const { return matrices_[static_cast<size_t>(part)]; }
+
+ private:
+  std::vector<CpuMatrix> matrices_;
+};
 
 class CpuWeightLayout final : public WeightLayout {
  public:
   std::string_view name() const override { return kWeightLayoutName; }
-  int64_t SizeBytes(const WeightView& weight, Role role) const override;
-  std::span<const std::byte> Bytes(const Weight& weight) const override;
-  std::unique_ptr<Weight> Adopt(const WeightView& weight, Role role,
-                                std::span<const std::byte> bytes) const override;
+  int64_t SizeBytes(const WeightView& part, Role role) const override;
+  std::span<const std::byte> Bytes(const Weight& weight, int64_t part) const override;
+  std::unique_ptr<Weight> Adopt(std::span<const WeightView> parts, Role role,
+                                std::span<const std::span<const std::byte>> bytes) const override;
 };
 
 }  // namespace nibble::cpu

@@ -14,9 +14,15 @@ using ::testing::HasSubstr;
 using testing::HostWeight;
 using testing::RandomWeight;
 
+std::unique_ptr<CpuWeight> PrepareWeight(const WeightView& view, Role role, ThreadPool& pool) {
+  std::vector<CpuMatrix> parts;
+  parts.push_back(PrepareMatrix(view, role, pool));
+  return std::make_unique<CpuWeight>(std::move(parts));
+}
+
 // The value of one weight as the layout documents it, read back the slow way.
 float ValueAt(const CpuWeight& weight, int64_t row, int64_t col) {
-  const auto& layout = std::get<PackedLayout>(weight.layout());
+  const auto& layout = std::get<PackedLayout>(weight.matrix(0).layout());
   const PackedFormat& format = layout.format;
   int64_t k = col;
   if (!layout.columns.empty()) {
@@ -101,7 +107,7 @@ std::vector<std::pair<HostWeight, Role>> OneOfEachKind() {
     weights.emplace_back(RandomWeight({.dtype = dtype}, 67, 40, 1), Role::kHead);
     weights.emplace_back(RandomWeight({.dtype = dtype}, 7, 40, 1), Role::kRouter);
     weights.emplace_back(RandomWeight({.dtype = dtype}, 67, 40, 1), Role::kEmbedding);
-    weights.emplace_back(RandomWeight({.dtype = dtype}, 1, 40, 1), Role::kNorm);
+    weights.emplace_back(RandomWeight({.dtype = dtype}, 1, 40, 1), Role::kVector);
     for (const int bits : {4, 8}) {
       for (const bool symmetric : {true, false}) {
         for (const bool act_order : {true, false}) {
@@ -128,24 +134,25 @@ TEST(CpuWeight, WhatIsAdoptedEqualsWhatWasPrepared) {
   const CpuWeightLayout layout;
   for (const auto& [host, role] : OneOfEachKind()) {
     const auto prepared = PrepareWeight(host.view(), role, pool);
-    const std::span<const std::byte> bytes = layout.Bytes(*prepared);
+    const std::span<const std::byte> bytes = layout.Bytes(*prepared, 0);
     ASSERT_EQ(layout.SizeBytes(host.view(), role), static_cast<int64_t>(bytes.size()));
-    const auto adopted = layout.Adopt(host.view(), role, bytes);
+    const auto adopted = layout.Adopt({{host.view()}}, role, {{bytes}});
     EXPECT_EQ(adopted->rows(), prepared->rows());
     EXPECT_EQ(adopted->cols(), prepared->cols());
     EXPECT_EQ(adopted->size_bytes(), prepared->size_bytes());
-    EXPECT_EQ(layout.Bytes(*adopted).data(), bytes.data());
-    const auto& cpu_weight = dynamic_cast<const CpuWeight&>(*adopted);
-    ASSERT_EQ(cpu_weight.layout().index(), prepared->layout().index());
-    if (const auto* packed = std::get_if<PackedLayout>(&prepared->layout())) {
-      const auto& found = std::get<PackedLayout>(cpu_weight.layout());
+    EXPECT_EQ(layout.Bytes(*adopted, 0).data(), bytes.data());
+    const CpuMatrix& matrix = dynamic_cast<const CpuWeight&>(*adopted).matrix(0);
+    const CpuMatrix& expected = prepared->matrix(0);
+    ASSERT_EQ(matrix.layout().index(), expected.layout().index());
+    if (const auto* packed = std::get_if<PackedLayout>(&expected.layout())) {
+      const auto& found = std::get<PackedLayout>(matrix.layout());
       EXPECT_EQ(found.format, packed->format);
       EXPECT_EQ(found.columns, packed->columns);
-    } else if (const auto* dense = std::get_if<DenseLayout>(&prepared->layout())) {
-      EXPECT_EQ(std::get<DenseLayout>(cpu_weight.layout()).bf16, dense->bf16);
+    } else if (const auto* dense = std::get_if<DenseLayout>(&expected.layout())) {
+      EXPECT_EQ(std::get<DenseLayout>(matrix.layout()).bf16, dense->bf16);
     } else {
-      EXPECT_EQ(std::get<RowTable>(cpu_weight.layout()).dtype,
-                std::get<RowTable>(prepared->layout()).dtype);
+      EXPECT_EQ(std::get<RowTable>(matrix.layout()).dtype,
+                std::get<RowTable>(expected.layout()).dtype);
     }
   }
 }
@@ -156,7 +163,7 @@ TEST(CpuWeight, LayoutNameStandsForTheseBytes) {
   const CpuWeightLayout layout;
   Sha256Hasher hasher;
   for (const auto& [host, role] : OneOfEachKind()) {
-    hasher.Add(layout.Bytes(*PrepareWeight(host.view(), role, pool)));
+    hasher.Add(layout.Bytes(*PrepareWeight(host.view(), role, pool), 0));
   }
   EXPECT_EQ(layout.name(), "cpu 1");
   EXPECT_EQ(hasher.Finish(), "07cbb1950e72109698f6d09cdc2c9e56b0245d729a57bf57ff0e55d8e8911cb9")

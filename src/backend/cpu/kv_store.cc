@@ -36,7 +36,8 @@ float ToBytes(const float* x, int64_t count, uint8_t* bytes) {
 
 }  // namespace
 
-void StoreKeyValue(const KvPages& kv, int64_t block, int64_t slot, const float* k, const float* v) {
+void StoreKeyValue(const HostKvLayer& kv, int64_t block, int64_t slot, const float* k,
+                   const float* v) {
   std::byte* const base = static_cast<std::byte*>(kv.data) + block * kv.bytes_per_block();
   const int64_t dim = kv.head_dim;
   const int64_t word_step = kv.slots() * 4;
@@ -59,8 +60,8 @@ void StoreKeyValue(const KvPages& kv, int64_t block, int64_t slot, const float* 
         }
         break;
       default: {
-        NIBBLE_CHECK(kv.dtype == DType::kI8 && dim <= KvPages::kMaxInt8HeadDim);
-        uint8_t bytes[KvPages::kMaxInt8HeadDim] = {};
+        NIBBLE_CHECK(kv.dtype == DType::kI8 && dim <= HostKvLayer::kMaxInt8HeadDim);
+        uint8_t bytes[HostKvLayer::kMaxInt8HeadDim] = {};
         const float key_scale = ToBytes(k, dim, bytes);
         for (int64_t d = 0; d < dim; d += 4) std::memcpy(key + d / 4 * word_step, bytes + d, 4);
         const float value_scale = ToBytes(v, dim, bytes);

@@ -2,13 +2,14 @@
 
 #include <cstdint>
 
-#include "backend/batch.h"
+#include "backend/host/host_kv_pages.h"
 
 namespace nibble::cpu {
 
 // Writes the keys and values [num_kv_heads, head_dim] of one token to slot `slot` of KV block
 // `block`. Plain code without choices, so that every machine writes the same bytes. Allocates
 // nothing.
-void StoreKeyValue(const KvPages& kv, int64_t block, int64_t slot, const float* k, const float* v);
+void StoreKeyValue(const HostKvLayer& kv, int64_t block, int64_t slot, const float* k,
+                   const float* v);
 
 }  // namespace nibble::cpu

@@ -18,7 +18,7 @@ using testing::RandomValues;
 
 struct Pages {
   std::vector<std::byte> bytes;
-  KvPages kv;
+  HostKvLayer kv;
 
   Pages(DType dtype, int64_t block_size, int64_t num_kv_heads, int64_t head_dim) {
     kv = {.dtype = dtype,

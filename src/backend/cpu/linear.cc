@@ -20,7 +20,7 @@ constexpr int64_t kPiecesPerThread = 4;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-bool SameLayout(const CpuWeight& a, const CpuWeight& b) {
+bool SameLayout(const CpuMatrix& a, const CpuMatrix& b) {
   if (a.layout().index() != b.layout().index()) return false;
   if (const auto* dense = std::get_if<DenseLayout>(&a.layout())) {
     return dense->bf16 == std::get<DenseLayout>(b.layout()).bf16;
@@ -43,7 +43,7 @@ LinearRunner::LinearRunner(const Kernels& kernels, ThreadPool& pool, int activat
 }
 
 const LinearRunner::FixedInput* LinearRunner::AddInput(const LinearTask& task,
-                                                       const CpuWeight& weight) {
+                                                       const CpuMatrix& weight) {
   const auto* layout = std::get_if<PackedLayout>(&weight.layout());
   if (layout == nullptr) return nullptr;
   for (const FixedInput& input : inputs_) {
@@ -182,14 +182,14 @@ void LinearRunner::RunPiece(const LinearTask& task, const Plan& plan, int64_t pi
 
 // Sums of tiles [first_tile, first_tile + num_tiles) of `weight`, and then of `second` if there is
 // one.
-void LinearRunner::Multiply(const LinearTask& task, const CpuWeight& weight,
-                            const CpuWeight* second, int64_t first_tile, int64_t num_tiles,
+void LinearRunner::Multiply(const LinearTask& task, const CpuMatrix& weight,
+                            const CpuMatrix* second, int64_t first_tile, int64_t num_tiles,
                             const FixedInput* input, int64_t first_row, int64_t num_rows,
                             float* sums, ThreadScratch& scratch) {
   void* const tile_scratch = scratch.tile.Get<char>(kTileScratchBytes);
   const int count = static_cast<int>(second != nullptr ? 2 * num_tiles : num_tiles);
   NIBBLE_CHECK(count <= kMaxTiles);
-  const auto weight_of = [&](int64_t i) -> const CpuWeight& {
+  const auto weight_of = [&](int64_t i) -> const CpuMatrix& {
     return i < num_tiles ? weight : *second;
   };
   if (input != nullptr) {

@@ -19,8 +19,8 @@ struct LinearTask {
     kSiluTimes,  // out = silu(result) * (second x): weight is the gate, second the up projection
   };
 
-  const CpuWeight* weight = nullptr;
-  const CpuWeight* second = nullptr;
+  const CpuMatrix* weight = nullptr;
+  const CpuMatrix* second = nullptr;
   const float* x = nullptr;       // rows of weight->cols() floats, x_stride apart
   const int32_t* rows = nullptr;  // null: row i is i
   int64_t num_rows = 0;
@@ -65,11 +65,11 @@ class LinearRunner {
     Scratch sums, tile, rows;
   };
 
-  const FixedInput* AddInput(const LinearTask& task, const CpuWeight& weight);
+  const FixedInput* AddInput(const LinearTask& task, const CpuMatrix& weight);
   void FixInputs();
   int64_t Cut(std::span<const LinearTask> tasks, int64_t max_tiles, int64_t max_rows);
   void RunPiece(const LinearTask& task, const Plan& plan, int64_t piece, ThreadScratch& scratch);
-  void Multiply(const LinearTask& task, const CpuWeight& weight, const CpuWeight* second,
+  void Multiply(const LinearTask& task, const CpuMatrix& weight, const CpuMatrix* second,
                 int64_t first_tile, int64_t num_tiles, const FixedInput* input, int64_t first_row,
                 int64_t num_rows, float* sums, ThreadScratch& scratch);
 

@@ -34,8 +34,8 @@ double Dot(const std::vector<float>& weight, int64_t row, const float* x, int64_
 
 class LinearTest : public ::testing::Test {
  protected:
-  std::unique_ptr<CpuWeight> Prepared(const HostWeight& host) {
-    return PrepareWeight(host.view(), Role::kProjection, pool_);
+  std::unique_ptr<CpuMatrix> Prepared(const HostWeight& host) {
+    return std::make_unique<CpuMatrix>(PrepareMatrix(host.view(), Role::kProjection, pool_));
   }
 
   ThreadPool pool_{3};
@@ -101,7 +101,7 @@ TEST_F(LinearTest, MixesFormatsInOneRun) {
       {.bits = 4, .group_size = 32, .act_order = true},
       {.dtype = DType::kF32, .bits = 4, .group_size = 32, .symmetric = false}};
   std::vector<HostWeight> hosts;
-  std::vector<std::unique_ptr<CpuWeight>> weights;
+  std::vector<std::unique_ptr<CpuMatrix>> weights;
   for (size_t i = 0; i < formats.size(); ++i) {
     hosts.push_back(RandomWeight(formats[i], rows, cols, 10 + i));
     weights.push_back(Prepared(hosts.back()));

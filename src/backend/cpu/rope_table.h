@@ -4,6 +4,8 @@
 #include <span>
 #include <vector>
 
+#include "backend/shapes.h"
+
 namespace nibble::cpu {
 
 // Cosines and sines of the rotary angles of a step's tokens, computed once a step for all layers.
@@ -13,16 +15,17 @@ class RopeTable {
   // Forgets the step before.
   void Reset() { valid_ = false; }
 
-  void Prepare(std::span<const int32_t> positions, std::span<const float> inverse_frequencies);
+  void Prepare(std::span<const int32_t> positions, const Rotary& rotary);
 
-  // [inverse_frequencies.size()] each, of token `token`.
+  // [half()] each, of token `token`.
+  int64_t half() const { return half_; }
   const float* cosines(int64_t token) const { return cosines_.data() + token * half_; }
   const float* sines(int64_t token) const { return sines_.data() + token * half_; }
 
  private:
   bool valid_ = false;
   int64_t half_ = 0;
-  std::vector<float> frequencies_;
+  Rotary rotary_;
   std::vector<float> cosines_;
   std::vector<float> sines_;
 };

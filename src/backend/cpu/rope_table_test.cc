@@ -11,7 +11,8 @@ TEST(RopeTable, HoldsCosinesAndSinesOfTheAngleInFloat) {
   RopeTable table;
   const std::vector<int32_t> positions = {0, 1, 4095, 65535};
   const std::vector<float> frequencies = {1.0f, 0.31622776f, 0.001f};
-  table.Prepare(positions, frequencies);
+  table.Prepare(positions, {.inverse_frequencies = frequencies});
+  EXPECT_EQ(table.half(), 3);
   for (size_t t = 0; t < positions.size(); ++t) {
     for (size_t i = 0; i < frequencies.size(); ++i) {
       const float angle = static_cast<float>(positions[t]) * frequencies[i];
@@ -24,11 +25,14 @@ TEST(RopeTable, HoldsCosinesAndSinesOfTheAngleInFloat) {
 
 TEST(RopeTable, FollowsOtherFrequenciesAndTheNextStep) {
   RopeTable table;
-  table.Prepare(std::vector<int32_t>{1}, std::vector<float>{0.5f});
-  table.Prepare(std::vector<int32_t>{1}, std::vector<float>{0.25f});
+  table.Prepare(std::vector<int32_t>{1}, {.inverse_frequencies = {0.5f}});
+  table.Prepare(std::vector<int32_t>{1}, {.inverse_frequencies = {0.25f}});
   EXPECT_FLOAT_EQ(table.cosines(0)[0], std::cos(0.25f));
+  table.Prepare(std::vector<int32_t>{1}, {.inverse_frequencies = {0.25f}, .factor = 2});
+  EXPECT_FLOAT_EQ(table.cosines(0)[0], 2 * std::cos(0.25f));
+  EXPECT_FLOAT_EQ(table.sines(0)[0], 2 * std::sin(0.25f));
   table.Reset();
-  table.Prepare(std::vector<int32_t>{2}, std::vector<float>{0.25f});
+  table.Prepare(std::vector<int32_t>{2}, {.inverse_frequencies = {0.25f}});
   EXPECT_FLOAT_EQ(table.cosines(0)[0], std::cos(0.5f));
 }
 

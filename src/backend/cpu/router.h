@@ -3,12 +3,16 @@
 #include <cstdint>
 #include <span>
 
+#include "backend/shapes.h"
+
 namespace nibble::cpu {
 
-// The experts with the largest logits, best first, a tie going to the lower index, and their
-// softmax weights: softmax over all logits, then divided by the sum of the chosen. experts.size()
-// == weights.size() <= logits.size(). NaN counts as the smallest logit.
-void ChooseExperts(std::span<const float> logits, std::span<int32_t> experts,
-                   std::span<float> weights);
+// The experts of one token and their weights, as RouterShape says, best first.
+//   logits      [num_experts]; NaN counts as the smallest
+//   correction  [num_experts], or null
+//   scores      [num_experts], scratch
+//   experts, weights  [top_k]
+void ChooseExperts(const RouterShape& shape, std::span<const float> logits, const float* correction,
+                   std::span<float> scores, std::span<int32_t> experts, std::span<float> weights);
 
 }  // namespace nibble::cpu

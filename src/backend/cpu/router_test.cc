@@ -20,9 +20,11 @@ struct Choice {
   std::vector<float> weights;
 };
 
-Choice Choose(const std::vector<float>& logits, size_t top_k) {
+Choice Choose(const std::vector<float>& logits, size_t top_k, const RouterShape& shape = {},
+              const float* correction = nullptr) {
   Choice choice{std::vector<int32_t>(top_k), std::vector<float>(top_k)};
-  ChooseExperts(logits, choice.experts, choice.weights);
+  std::vector<float> scores(logits.size());
+  ChooseExperts(shape, logits, correction, scores, choice.experts, choice.weights);
   return choice;
 }
 
@@ -52,6 +54,26 @@ TEST(Router, ChoosesDistinctExpertsEvenAmongNaNs) {
   EXPECT_THAT(Choose({kNan, 1.0f, kNan, 0.0f}, 3).experts, ElementsAre(1, 3, 0));
   EXPECT_THAT(Choose({kNan, kNan, kNan}, 3).experts, UnorderedElementsAre(0, 1, 2));
   EXPECT_TRUE(std::isnan(Choose({kNan, 1.0f}, 1).weights[0]));  // and the fault stays visible
+}
+
+TEST(Router, LeavesTheWeightsAsTheyAreWhereAsked) {
+  const Choice choice = Choose({0.0f, std::log(2.0f), 0.0f}, 2, {.renormalise = false, .scale = 2});
+  EXPECT_THAT(choice.experts, ElementsAre(1, 0));
+  EXPECT_FLOAT_EQ(choice.weights[0], 2 * 0.5f);
+  EXPECT_FLOAT_EQ(choice.weights[1], 2 * 0.25f);
+}
+
+TEST(Router, CorrectsTheChoiceButNotTheWeights) {
+  const RouterShape sigmoid{.score = RouterScore::kSigmoid};
+  const std::vector<float> logits = {std::log(3.0f), 0.0f, -std::log(3.0f)};  // 0.75, 0.5, 0.25
+  EXPECT_THAT(Choose(logits, 2, sigmoid).experts, ElementsAre(0, 1));
+  const std::vector<float> correction = {0.0f, -0.3f, 0.7f};
+  const Choice choice = Choose(logits, 2, sigmoid, correction.data());
+  EXPECT_THAT(choice.experts, ElementsAre(2, 0));
+  EXPECT_FLOAT_EQ(choice.weights[0], 0.25f);
+  EXPECT_FLOAT_EQ(choice.weights[1], 0.75f);
+  const std::vector<float> favour = {0.0f, 0.0f, 1.0f};
+  EXPECT_THAT(Choose(logits, 1, {}, favour.data()).experts, ElementsAre(2));  // softmax likewise
 }
 
 }  // namespace

@@ -7,38 +7,59 @@
 #include <new>
 #include <utility>
 
-#include "backend/reference/reference_linalg.h"
+#include "backend/host/host_data.h"
+#include "backend/host/host_logits.h"
+#include "backend/reference/reference_algebra.h"
 #include "base/check.h"
 #include "base/float16.h"
+#include "base/system.h"
 #include "nibble/error.h"
 
 namespace nibble {
 namespace {
 
-class ReferenceWeight final : public Weight {
- public:
-  ReferenceWeight(int64_t rows, int64_t cols, std::vector<float> values)
-      : rows_(rows), cols_(cols), values_(std::move(values)) {
-    NIBBLE_CHECK(static_cast<int64_t>(values_.size()) == rows * cols);
-  }
+// A matrix (or a vector, as one row) of floats.
+struct Matrix {
+  int64_t rows = 0;
+  int64_t cols = 0;
+  std::vector<float> values;
 
-  int64_t rows() const override { return rows_; }
-  int64_t cols() const override { return cols_; }
-  int64_t size_bytes() const override {
-    return static_cast<int64_t>(values_.size() * sizeof(float));
-  }
-  const float* row(int64_t index) const { return values_.data() + index * cols_; }
-
- private:
-  int64_t rows_;
-  int64_t cols_;
-  std::vector<float> values_;
+  const float* row(int64_t index) const { return values.data() + index * cols; }
 };
 
-const ReferenceWeight& Cast(const Weight* weight) {
-  NIBBLE_CHECK(weight != nullptr);
-  return static_cast<const ReferenceWeight&>(*weight);
+std::vector<MatrixShape> ShapesOf(const std::vector<Matrix>& parts) {
+  std::vector<MatrixShape> shapes;
+  for (const Matrix& part : parts) shapes.push_back({part.rows, part.cols});
+  return shapes;
 }
+
+class ReferenceWeight final : public Weight {
+ public:
+  explicit ReferenceWeight(std::vector<Matrix> parts)
+      : Weight(ShapesOf(parts)), parts_(std::move(parts)) {}
+
+  int64_t size_bytes() const override {
+    int64_t bytes = 0;
+    for (const Matrix& part : parts_) {
+      bytes += static_cast<int64_t>(part.values.size() * sizeof(float));
+    }
+    return bytes;
+  }
+  const Matrix& matrix(int64_t index) const { return parts_.at(static_cast<size_t>(index)); }
+
+ private:
+  std::vector<Matrix> parts_;
+};
+
+// Part `part` of a weight, which must have this shape.
+const Matrix& Part(const Weight* weight, int64_t part, int64_t rows, int64_t cols) {
+  NIBBLE_CHECK(weight != nullptr);
+  const Matrix& matrix = static_cast<const ReferenceWeight*>(weight)->matrix(part);
+  NIBBLE_CHECK(matrix.rows == rows && matrix.cols == cols);
+  return matrix;
+}
+
+const float* Vector(const Weight* weight, int64_t size) { return Part(weight, 0, 1, size).row(0); }
 
 double Dot(const float* a, const float* b, int64_t n) {
   double sum = 0;
@@ -46,33 +67,33 @@ double Dot(const float* a, const float* b, int64_t n) {
   return sum;
 }
 
-// out = x / sqrt(mean(x^2) + eps) * weight
-void RmsNorm(const float* x, const ReferenceWeight& weight, float eps, float* out) {
-  const int64_t n = weight.cols();
+// out = x / sqrt(mean(x^2) + eps) * weight, over n elements; out may be x.
+void RmsNorm(const float* x, const float* weight, int64_t n, float eps, float* out) {
   const double scale =
       1.0 / std::sqrt(Dot(x, x, n) / static_cast<double>(n) + static_cast<double>(eps));
   for (int64_t i = 0; i < n; ++i) {
-    out[i] = static_cast<float>(static_cast<double>(x[i]) * scale *
-                                static_cast<double>(weight.row(0)[i]));
+    out[i] = static_cast<float>(static_cast<double>(x[i]) * scale * static_cast<double>(weight[i]));
   }
 }
 
 // out[r] = weight[r] . x
-void Multiply(const ReferenceWeight& weight, const float* x, float* out) {
-  for (int64_t r = 0; r < weight.rows(); ++r) {
-    out[r] = static_cast<float>(Dot(weight.row(r), x, weight.cols()));
+void Multiply(const Matrix& weight, const float* x, float* out) {
+  for (int64_t r = 0; r < weight.rows; ++r) {
+    out[r] = static_cast<float>(Dot(weight.row(r), x, weight.cols));
   }
 }
 
 // Rotates each head of `heads` by the angles of `position`. The angle is rounded to float, as the
 // published implementations do; its sine and cosine are not.
 void Rotate(float* heads, int64_t num_heads, int64_t head_dim, int32_t position,
-            std::span<const float> inverse_frequencies) {
-  const int64_t half = head_dim / 2;
+            const Rotary& rotary) {
+  const int64_t half = static_cast<int64_t>(rotary.inverse_frequencies.size());
   for (int64_t i = 0; i < half; ++i) {
-    const float angle = static_cast<float>(position) * inverse_frequencies[static_cast<size_t>(i)];
-    const double cosine = std::cos(static_cast<double>(angle));
-    const double sine = std::sin(static_cast<double>(angle));
+    const float angle =
+        static_cast<float>(position) * rotary.inverse_frequencies[static_cast<size_t>(i)];
+    const double factor = static_cast<double>(rotary.factor);
+    const double cosine = std::cos(static_cast<double>(angle)) * factor;
+    const double sine = std::sin(static_cast<double>(angle)) * factor;
     for (int64_t head = 0; head < num_heads; ++head) {
       float& first = heads[head * head_dim + i];
       float& second = heads[head * head_dim + i + half];
@@ -87,7 +108,7 @@ void Rotate(float* heads, int64_t num_heads, int64_t head_dim, int32_t position,
 // The key or value of one head and token in its page.
 class PageRow {
  public:
-  PageRow(const KvPages& kv, int64_t block, bool key, int64_t head, int64_t slot)
+  PageRow(const HostKvLayer& kv, int64_t block, bool key, int64_t head, int64_t slot)
       : kv_(kv), key_(key), slot_(slot) {
     NIBBLE_CHECK(block >= 0 && block < kv.num_blocks);
     NIBBLE_CHECK(kv.dtype == DType::kF32 || kv.dtype == DType::kBF16 || kv.dtype == DType::kI8);
@@ -137,55 +158,54 @@ class PageRow {
     return reinterpret_cast<T*>(part_ + offset);
   }
 
-  const KvPages& kv_;
+  const HostKvLayer& kv_;
   bool key_;
   int64_t slot_;
   std::byte* part_;
 };
 
-// Sets the shape of an output, within the capacity it was made with.
-void Resize(Activation& x, int64_t rows, int64_t cols) {
-  NIBBLE_CHECK(x.cols == cols && rows <= x.capacity_rows());
-  x.rows = rows;
-}
-
 double Silu(double x) { return x / (1.0 + std::exp(-x)); }
 
-// The k largest of `logits` (a tie goes to the lower index) and their softmax weights: softmax over
-// all, then divided by the sum of the chosen.
-void ChooseExperts(std::span<const float> logits, std::span<int32_t> experts,
-                   std::span<float> weights) {
-  std::vector<bool> chosen(logits.size(), false);
+double Sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
+
+// As RouterShape documents; `correction` may be null.
+void ChooseExperts(const RouterShape& shape, std::span<const float> logits, const float* correction,
+                   std::span<int32_t> experts, std::span<float> weights) {
+  const size_t num_experts = logits.size();
+  std::vector<double> scores(num_experts);
+  const double largest = static_cast<double>(*std::max_element(logits.begin(), logits.end()));
+  double total = 0;
+  for (const float logit : logits) total += std::exp(static_cast<double>(logit) - largest);
+  for (size_t e = 0; e < num_experts; ++e) {
+    const double logit = static_cast<double>(logits[e]);
+    scores[e] =
+        shape.score == RouterScore::kSigmoid ? Sigmoid(logit) : std::exp(logit - largest) / total;
+  }
+  const auto choice = [&](size_t e) {
+    return correction != nullptr                  ? scores[e] + static_cast<double>(correction[e])
+           : shape.score == RouterScore::kSigmoid ? scores[e]
+                                                  : static_cast<double>(logits[e]);
+  };
+  std::vector<bool> chosen(num_experts, false);
+  double chosen_sum = 0;
   for (int32_t& expert : experts) {
-    size_t best = logits.size();
-    for (size_t e = 0; e < logits.size(); ++e) {
+    size_t best = num_experts;
+    for (size_t e = 0; e < num_experts; ++e) {
       if (chosen[e]) continue;
-      if (best == logits.size() || logits[e] > logits[best]) best = e;
+      if (best == num_experts || choice(e) > choice(best)) best = e;
     }
     chosen[best] = true;
     expert = static_cast<int32_t>(best);
+    chosen_sum += scores[best];
   }
-  const double largest = static_cast<double>(logits[static_cast<size_t>(experts[0])]);
-  double total = 0;
-  for (const float logit : logits) total += std::exp(static_cast<double>(logit) - largest);
-  double chosen_sum = 0;
-  const auto probability = [&](int32_t expert) {
-    return std::exp(static_cast<double>(logits[static_cast<size_t>(expert)]) - largest) / total;
-  };
-  for (const int32_t expert : experts) chosen_sum += probability(expert);
   for (size_t i = 0; i < experts.size(); ++i) {
-    weights[i] = static_cast<float>(probability(experts[i]) / chosen_sum);
+    const double score = scores[static_cast<size_t>(experts[i])];
+    weights[i] = static_cast<float>((shape.renormalise ? score / chosen_sum : score) *
+                                    static_cast<double>(shape.scale));
   }
 }
 
-}  // namespace
-
-ReferenceBackend::ReferenceBackend() : linalg_(std::make_unique<ReferenceLinalg>()) {}
-ReferenceBackend::~ReferenceBackend() = default;
-
-Linalg& ReferenceBackend::linalg() { return *linalg_; }
-
-Buffer ReferenceBackend::Allocate(int64_t bytes) {
+Buffer AllocateZeroed(int64_t bytes) {
   constexpr std::align_val_t kAlignment{64};
   const size_t size = static_cast<size_t>(std::max<int64_t>(bytes, 1));
   void* data = ::operator new(size, kAlignment, std::nothrow);
@@ -197,95 +217,170 @@ Buffer ReferenceBackend::Allocate(int64_t bytes) {
   return Buffer(data, bytes, [](void* pointer) { ::operator delete(pointer, kAlignment); });
 }
 
-std::unique_ptr<Weight> ReferenceBackend::Prepare(const WeightView& weight, Role /*role*/) {
-  if (const auto* packed = std::get_if<PackedView>(&weight)) {
-    return std::make_unique<ReferenceWeight>(packed->rows, packed->cols, Dequantize(*packed));
+}  // namespace
+
+ReferenceBackend::ReferenceBackend() : algebra_(std::make_unique<ReferenceAlgebra>()) {}
+ReferenceBackend::~ReferenceBackend() = default;
+
+int64_t ReferenceBackend::FreeBytes() const { return AvailableMemoryBytes(); }
+
+Activation ReferenceBackend::MakeActivation(int64_t capacity_rows, int64_t cols) {
+  NIBBLE_CHECK(capacity_rows >= 0 && cols > 0);
+  const int64_t capacity = capacity_rows * cols;
+  return {.buffer = AllocateZeroed(capacity * static_cast<int64_t>(sizeof(float))),
+          .rows = 0,
+          .cols = cols,
+          .capacity = capacity};
+}
+
+int64_t ReferenceBackend::KvBlockBytes(const KvShape& shape) const {
+  return HostKvPages::BlockBytes(shape);
+}
+
+std::unique_ptr<KvPages> ReferenceBackend::MakeKvPages(const KvShape& shape, int64_t num_blocks) {
+  return std::make_unique<HostKvPages>(shape, num_blocks, AllocateZeroed);
+}
+
+std::unique_ptr<Routing> ReferenceBackend::MakeRouting(const RouterShape& /*shape*/,
+                                                       int64_t /*max_tokens*/) {
+  return std::make_unique<HostRouting>();
+}
+
+std::unique_ptr<LogitRows> ReferenceBackend::MakeLogitRows(int64_t max_rows, int64_t vocab_size) {
+  return std::make_unique<HostLogits>(max_rows, vocab_size, threads());
+}
+
+std::unique_ptr<Weight> ReferenceBackend::Prepare(std::span<const WeightView> parts, Role /*role*/,
+                                                  const PartCopied& copied) {
+  std::vector<Matrix> matrices;
+  for (const WeightView& part : parts) {
+    const MatrixShape shape = ShapeOf(part);
+    const auto* packed = std::get_if<PackedView>(&part);
+    matrices.push_back(
+        {shape.rows, shape.cols,
+         packed != nullptr ? Dequantize(*packed) : ToFloat(std::get<TensorView>(part))});
+    copied(matrices.size() - 1);
   }
-  const TensorView& dense = std::get<TensorView>(weight);
-  const int rank = dense.shape().rank();
-  NIBBLE_CHECK(rank == 1 || rank == 2);
-  const int64_t cols = dense.shape()[rank - 1];
-  const int64_t rows = rank == 1 ? 1 : dense.shape()[0];
-  return std::make_unique<ReferenceWeight>(rows, cols, ToFloat(dense));
+  return std::make_unique<ReferenceWeight>(std::move(matrices));
 }
 
 void ReferenceBackend::Upload(std::span<const float> host, Activation& x) {
   NIBBLE_CHECK(static_cast<int64_t>(host.size()) == x.rows * x.cols);
-  std::copy(host.begin(), host.end(), x.data());
+  std::copy(host.begin(), host.end(), HostData(x));
 }
 
 void ReferenceBackend::Download(const Activation& x, std::span<float> host) {
   NIBBLE_CHECK(static_cast<int64_t>(host.size()) == x.rows * x.cols);
-  std::copy_n(x.data(), host.size(), host.begin());
+  std::copy_n(HostData(x), host.size(), host.begin());
 }
 
-void ReferenceBackend::BeginStep(const Batch& batch) {
+void ReferenceBackend::Upload(const RoutingTable& table, Routing& routing) {
+  HostTable(routing) = table;
+}
+
+void ReferenceBackend::Download(const Routing& routing, RoutingTable& table) {
+  table = HostTable(routing);
+}
+
+void ReferenceBackend::BeginStep(const Batch& batch, KvPages& kv) {
   NIBBLE_CHECK(batch_ == nullptr);
   NIBBLE_CHECK(batch.positions.size() == batch.tokens.size());
   NIBBLE_CHECK(static_cast<int64_t>(batch.starts.size()) == batch.num_sequences() + 1);
   NIBBLE_CHECK(batch.starts.front() == 0 && batch.starts.back() == batch.num_tokens());
   batch_ = &batch;
+  kv_ = static_cast<HostKvPages*>(&kv);
 }
 
-void ReferenceBackend::EndStep() { batch_ = nullptr; }
+void ReferenceBackend::EndStep() {
+  batch_ = nullptr;
+  kv_ = nullptr;
+}
+
+HostKvLayer ReferenceBackend::Pages(const AttentionShape& shape, int64_t layer) const {
+  NIBBLE_CHECK(batch_ != nullptr);
+  const HostKvLayer pages = kv_->layer(layer);
+  NIBBLE_CHECK(pages.num_kv_heads == shape.num_kv_heads && pages.head_dim == shape.head_dim);
+  return pages;
+}
 
 void ReferenceBackend::Embed(const Weight& table, Activation& x) {
-  const ReferenceWeight& rows = Cast(&table);
   NIBBLE_CHECK(batch_ != nullptr);
-  Resize(x, batch_->num_tokens(), rows.cols());
+  const Matrix& rows = Part(&table, 0, table.rows(), table.cols());
+  x.Resize(batch_->num_tokens(), rows.cols);
   for (int64_t t = 0; t < x.rows; ++t) {
     const int32_t token = batch_->tokens[static_cast<size_t>(t)];
-    NIBBLE_CHECK(token >= 0 && token < rows.rows());
-    std::copy_n(rows.row(token), x.cols, x.row(t));
+    NIBBLE_CHECK(token >= 0 && token < rows.rows);
+    std::copy_n(rows.row(token), x.cols, HostRow(x, t));
   }
 }
 
-void ReferenceBackend::NormQkvRopeStore(const Activation& x, const AttentionWeights& w, KvPages kv,
+void ReferenceBackend::NormQkvRopeStore(const Activation& x, const AttentionShape& shape,
+                                        const AttentionWeights& w, int64_t layer,
                                         Activation& normed, Activation& q) {
-  const ReferenceWeight& query = Cast(w.q);
-  const ReferenceWeight& key = Cast(w.k);
-  const ReferenceWeight& value = Cast(w.v);
-  NIBBLE_CHECK(batch_ != nullptr && x.rows == batch_->num_tokens());
-  NIBBLE_CHECK(query.rows() == w.num_heads * w.head_dim && query.cols() == x.cols);
-  NIBBLE_CHECK(key.rows() == w.num_kv_heads * w.head_dim && key.cols() == x.cols);
-  NIBBLE_CHECK(value.rows() == key.rows() && value.cols() == x.cols);
-  NIBBLE_CHECK(kv.num_kv_heads == w.num_kv_heads && kv.head_dim == w.head_dim);
-  NIBBLE_CHECK(static_cast<int64_t>(w.inverse_frequencies.size()) == w.head_dim / 2);
-  Resize(normed, x.rows, x.cols);
-  Resize(q, x.rows, query.rows());
+  const int64_t dim = shape.head_dim;
+  const int64_t q_rows = shape.num_heads * dim;
+  const int64_t kv_rows = shape.num_kv_heads * dim;
+  const Matrix& query = Part(w.qkv, 0, q_rows, x.cols);
+  const Matrix& key = Part(w.qkv, 1, kv_rows, x.cols);
+  const Matrix& value = Part(w.qkv, 2, kv_rows, x.cols);
+  const HostKvLayer kv = Pages(shape, layer);
+  NIBBLE_CHECK(x.rows == batch_->num_tokens());
+  NIBBLE_CHECK(2 * static_cast<int64_t>(shape.rotary.inverse_frequencies.size()) <= dim);
+  normed.Resize(x.rows, x.cols);
+  q.Resize(x.rows, q_rows);
+  const auto add_bias = [&](float* to, int64_t first, int64_t count) {
+    if (w.qkv_bias == nullptr) return;
+    const float* const bias = Vector(w.qkv_bias, q_rows + 2 * kv_rows) + first;
+    for (int64_t i = 0; i < count; ++i) to[i] += bias[i];
+  };
+  const auto norm_heads = [&](float* heads, int64_t num_heads, const Weight* norm) {
+    if (norm == nullptr) return;
+    for (int64_t head = 0; head < num_heads; ++head) {
+      float* const of_head = heads + head * dim;
+      RmsNorm(of_head, Vector(norm, dim), dim, shape.norm_eps, of_head);
+    }
+  };
 
-  std::vector<float> k(static_cast<size_t>(key.rows()));
-  std::vector<float> v(static_cast<size_t>(value.rows()));
+  std::vector<float> k(static_cast<size_t>(kv_rows));
+  std::vector<float> v(static_cast<size_t>(kv_rows));
   for (int64_t s = 0; s < batch_->num_sequences(); ++s) {
     const auto blocks = batch_->blocks(s);
     for (int64_t t = batch_->starts[static_cast<size_t>(s)];
          t < batch_->starts[static_cast<size_t>(s + 1)]; ++t) {
-      RmsNorm(x.row(t), Cast(w.norm), w.norm_eps, normed.row(t));
+      RmsNorm(HostRow(x, t), Vector(w.norm, x.cols), x.cols, shape.norm_eps, HostRow(normed, t));
       const int32_t position = batch_->positions[static_cast<size_t>(t)];
-      Multiply(query, normed.row(t), q.row(t));
-      Multiply(key, normed.row(t), k.data());
-      Multiply(value, normed.row(t), v.data());
-      Rotate(q.row(t), w.num_heads, w.head_dim, position, w.inverse_frequencies);
-      Rotate(k.data(), w.num_kv_heads, w.head_dim, position, w.inverse_frequencies);
+      Multiply(query, HostRow(normed, t), HostRow(q, t));
+      Multiply(key, HostRow(normed, t), k.data());
+      Multiply(value, HostRow(normed, t), v.data());
+      add_bias(HostRow(q, t), 0, q_rows);
+      add_bias(k.data(), q_rows, kv_rows);
+      add_bias(v.data(), q_rows + kv_rows, kv_rows);
+      norm_heads(HostRow(q, t), shape.num_heads, w.q_norm);
+      norm_heads(k.data(), shape.num_kv_heads, w.k_norm);
+      Rotate(HostRow(q, t), shape.num_heads, dim, position, shape.rotary);
+      Rotate(k.data(), shape.num_kv_heads, dim, position, shape.rotary);
 
       const int64_t block = blocks[static_cast<size_t>(position / kv.block_size)];
       const int64_t slot = position % kv.block_size;
-      for (int64_t head = 0; head < w.num_kv_heads; ++head) {
-        PageRow(kv, block, true, head, slot).Store(k.data() + head * w.head_dim);
-        PageRow(kv, block, false, head, slot).Store(v.data() + head * w.head_dim);
+      for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
+        PageRow(kv, block, true, head, slot).Store(k.data() + head * dim);
+        PageRow(kv, block, false, head, slot).Store(v.data() + head * dim);
       }
     }
   }
 }
 
-void ReferenceBackend::Attention(const Activation& q, KvPages kv, int64_t sliding_window,
-                                 Activation& out) {
-  NIBBLE_CHECK(batch_ != nullptr && q.rows == batch_->num_tokens());
-  Resize(out, q.rows, q.cols);
-  const int64_t head_dim = kv.head_dim;
-  const int64_t num_heads = q.cols / head_dim;
+void ReferenceBackend::Attention(const Activation& q, const AttentionShape& shape,
+                                 const AttentionWeights& w, int64_t layer, Activation& out) {
+  const HostKvLayer kv = Pages(shape, layer);
+  const int64_t head_dim = shape.head_dim;
+  const int64_t num_heads = shape.num_heads;
+  NIBBLE_CHECK(q.rows == batch_->num_tokens() && q.cols == num_heads * head_dim);
+  out.Resize(q.rows, q.cols);
   const int64_t heads_per_kv_head = num_heads / kv.num_kv_heads;
-  const double scale = 1.0 / std::sqrt(static_cast<double>(head_dim));
+  const double scale = shape.scale != 0 ? static_cast<double>(shape.scale)
+                                        : 1.0 / std::sqrt(static_cast<double>(head_dim));
+  const float* const sinks = w.sinks != nullptr ? Vector(w.sinks, num_heads) : nullptr;
 
   std::vector<double> scores;
   std::vector<double> sum(static_cast<size_t>(head_dim));
@@ -294,18 +389,19 @@ void ReferenceBackend::Attention(const Activation& q, KvPages kv, int64_t slidin
     for (int64_t t = batch_->starts[static_cast<size_t>(s)];
          t < batch_->starts[static_cast<size_t>(s + 1)]; ++t) {
       const int64_t position = batch_->positions[static_cast<size_t>(t)];
-      const int64_t first =
-          sliding_window > 0 ? std::max<int64_t>(0, position + 1 - sliding_window) : 0;
+      const int64_t window = shape.sliding_window;
+      const int64_t first = window > 0 ? std::max<int64_t>(0, position + 1 - window) : 0;
       for (int64_t head = 0; head < num_heads; ++head) {
         const int64_t kv_head = head / heads_per_kv_head;
-        const float* query = q.row(t) + head * head_dim;
+        const float* query = HostRow(q, t) + head * head_dim;
         const auto row = [&](bool key, int64_t p) {
           return PageRow(kv, blocks[static_cast<size_t>(p / kv.block_size)], key, kv_head,
                          p % kv.block_size);
         };
 
         scores.assign(static_cast<size_t>(position + 1 - first), 0.0);
-        double largest = -std::numeric_limits<double>::infinity();
+        double largest = sinks != nullptr ? static_cast<double>(sinks[head])
+                                          : -std::numeric_limits<double>::infinity();
         for (int64_t p = first; p <= position; ++p) {
           const PageRow key = row(true, p);
           double dot = 0;
@@ -315,7 +411,8 @@ void ReferenceBackend::Attention(const Activation& q, KvPages kv, int64_t slidin
           scores[static_cast<size_t>(p - first)] = dot * scale;
           largest = std::max(largest, dot * scale);
         }
-        double total = 0;
+        double total =
+            sinks != nullptr ? std::exp(static_cast<double>(sinks[head]) - largest) : 0.0;
         for (double& score : scores) total += score = std::exp(score - largest);
         std::fill(sum.begin(), sum.end(), 0.0);
         for (int64_t p = first; p <= position; ++p) {
@@ -326,103 +423,124 @@ void ReferenceBackend::Attention(const Activation& q, KvPages kv, int64_t slidin
           }
         }
         for (int64_t d = 0; d < head_dim; ++d) {
-          out.row(t)[head * head_dim + d] = static_cast<float>(sum[static_cast<size_t>(d)]);
+          HostRow(out, t)[head * head_dim + d] = static_cast<float>(sum[static_cast<size_t>(d)]);
         }
       }
     }
   }
 }
 
-void ReferenceBackend::ProjectResidual(const Activation& a, const Weight& o, Activation& x) {
-  const ReferenceWeight& weight = Cast(&o);
-  NIBBLE_CHECK(a.cols == weight.cols() && x.cols == weight.rows() && a.rows == x.rows);
+void ReferenceBackend::ProjectResidual(const Activation& a, const AttentionWeights& w,
+                                       Activation& x) {
+  const Matrix& out = Part(w.out, 0, x.cols, a.cols);
+  const float* const bias = w.out_bias != nullptr ? Vector(w.out_bias, x.cols) : nullptr;
+  NIBBLE_CHECK(a.rows == x.rows);
   for (int64_t t = 0; t < x.rows; ++t) {
     for (int64_t i = 0; i < x.cols; ++i) {
-      x.row(t)[i] = static_cast<float>(static_cast<double>(x.row(t)[i]) +
-                                       Dot(weight.row(i), a.row(t), a.cols));
+      float& value = HostRow(x, t)[i];
+      value =
+          static_cast<float>(static_cast<double>(value) + Dot(out.row(i), HostRow(a, t), a.cols) +
+                             (bias != nullptr ? static_cast<double>(bias[i]) : 0.0));
     }
   }
 }
 
-void ReferenceBackend::NormRoute(const Activation& x, const RouterWeights& w, Activation& h,
-                                 Routing& routing) {
-  const ReferenceWeight& router = Cast(w.router);
-  NIBBLE_CHECK(router.cols() == x.cols && w.top_k >= 1 && w.top_k <= router.rows());
-  Resize(h, x.rows, x.cols);
-  routing.num_tokens = x.rows;
-  routing.num_experts = router.rows();
-  routing.top_k = w.top_k;
-  routing.experts.resize(static_cast<size_t>(x.rows * w.top_k));
-  routing.weights.resize(static_cast<size_t>(x.rows * w.top_k));
-  routing.logits.resize(static_cast<size_t>(x.rows * router.rows()));
-
-  const size_t num_experts = static_cast<size_t>(router.rows());
-  const size_t top_k = static_cast<size_t>(w.top_k);
+void ReferenceBackend::NormRoute(const Activation& x, const RouterShape& shape,
+                                 const RouterWeights& w, Activation& h, Routing& routing) {
+  h.Resize(x.rows, x.cols);
   for (int64_t t = 0; t < x.rows; ++t) {
-    const size_t token = static_cast<size_t>(t);
-    const auto logits = std::span(routing.logits).subspan(token * num_experts, num_experts);
-    RmsNorm(x.row(t), Cast(w.norm), w.norm_eps, h.row(t));
-    Multiply(router, h.row(t), logits.data());
-    ChooseExperts(logits, std::span(routing.experts).subspan(token * top_k, top_k),
-                  std::span(routing.weights).subspan(token * top_k, top_k));
+    RmsNorm(HostRow(x, t), Vector(w.norm, x.cols), x.cols, shape.norm_eps, HostRow(h, t));
   }
-  routing.GroupByExpert(0, routing.num_experts);
+  RoutingTable& table = HostTable(routing);
+  if (shape.dense()) return table.SelectAll(x.rows);
+
+  const Matrix& router = Part(w.router, 0, shape.num_experts, x.cols);
+  const float* const correction =
+      w.correction != nullptr ? Vector(w.correction, shape.num_experts) : nullptr;
+  NIBBLE_CHECK(shape.top_k >= 1 && shape.top_k <= shape.num_experts);
+  table.num_tokens = x.rows;
+  table.num_experts = shape.num_experts;
+  table.top_k = shape.top_k;
+  const size_t num_experts = static_cast<size_t>(shape.num_experts);
+  const size_t top_k = static_cast<size_t>(shape.top_k);
+  const size_t tokens = static_cast<size_t>(x.rows);
+  table.experts.resize(tokens * top_k);
+  table.weights.resize(tokens * top_k);
+  table.logits.resize(tokens * num_experts);
+  for (size_t t = 0; t < tokens; ++t) {
+    const auto logits = std::span(table.logits).subspan(t * num_experts, num_experts);
+    Multiply(router, HostRow(h, static_cast<int64_t>(t)), logits.data());
+    ChooseExperts(shape, logits, correction, std::span(table.experts).subspan(t * top_k, top_k),
+                  std::span(table.weights).subspan(t * top_k, top_k));
+  }
+  table.GroupByExpert(0, table.num_experts);
 }
 
-void ReferenceBackend::ExpertsGateUp(const Activation& h, const Routing& routing,
-                                     const ExpertWeights& w, Activation& g) {
-  Resize(g, routing.num_slots(), g.cols);
-  for (int64_t e = 0; e < routing.num_experts; ++e) {
+void ReferenceBackend::RouteShared(const Activation& h, const Weight* gate, Routing& routing) {
+  RoutingTable& table = HostTable(routing);
+  table.SelectAll(h.rows);
+  if (gate == nullptr) return;
+  const Matrix& matrix = Part(gate, 0, 1, h.cols);
+  for (int64_t t = 0; t < h.rows; ++t) {
+    const float weight = static_cast<float>(Sigmoid(Dot(matrix.row(0), HostRow(h, t), h.cols)));
+    table.weights[static_cast<size_t>(t)] = table.slot_weights[static_cast<size_t>(t)] = weight;
+  }
+}
+
+void ReferenceBackend::GateUp(const Activation& h, const Routing& routing, const ExpertWeights& w,
+                              Activation& g) {
+  const RoutingTable& table = HostTable(routing);
+  const int64_t middle = w.gate_up->rows();
+  g.Resize(table.num_slots(), middle);
+  for (int64_t e = 0; e < table.num_experts; ++e) {
     const size_t expert = static_cast<size_t>(e);
-    for (int64_t slot = routing.expert_starts[expert]; slot < routing.expert_starts[expert + 1];
+    for (int64_t slot = table.expert_starts[expert]; slot < table.expert_starts[expert + 1];
          ++slot) {
-      const ReferenceWeight& gate = Cast(w.gate[expert]);
-      const ReferenceWeight& up = Cast(w.up[expert]);
-      NIBBLE_CHECK(gate.cols() == h.cols && up.cols() == h.cols);
-      NIBBLE_CHECK(gate.rows() == g.cols && up.rows() == g.cols);
-      const float* x = h.row(routing.slot_tokens[static_cast<size_t>(slot)]);
-      for (int64_t i = 0; i < g.cols; ++i) {
-        g.row(slot)[i] =
+      const Matrix& gate = Part(w.gate_up, 2 * (e - w.first_expert), middle, h.cols);
+      const Matrix& up = Part(w.gate_up, 2 * (e - w.first_expert) + 1, middle, h.cols);
+      const float* x = HostRow(h, table.slot_tokens[static_cast<size_t>(slot)]);
+      for (int64_t i = 0; i < middle; ++i) {
+        HostRow(g, slot)[i] =
             static_cast<float>(Silu(Dot(gate.row(i), x, h.cols)) * Dot(up.row(i), x, h.cols));
       }
     }
   }
 }
 
-void ReferenceBackend::ExpertsDownResidual(const Activation& g, const Routing& routing,
-                                           const ExpertWeights& w, Activation& x) {
-  NIBBLE_CHECK(g.rows == routing.num_slots());
+void ReferenceBackend::DownResidual(const Activation& g, const Routing& routing,
+                                    const ExpertWeights& w, Activation& x) {
+  const RoutingTable& table = HostTable(routing);
+  NIBBLE_CHECK(g.rows == table.num_slots());
   std::vector<double> sums(static_cast<size_t>(x.rows * x.cols), 0.0);
-  for (int64_t e = 0; e < routing.num_experts; ++e) {
+  for (int64_t e = 0; e < table.num_experts; ++e) {
     const size_t expert = static_cast<size_t>(e);
-    for (int64_t slot = routing.expert_starts[expert]; slot < routing.expert_starts[expert + 1];
+    for (int64_t slot = table.expert_starts[expert]; slot < table.expert_starts[expert + 1];
          ++slot) {
-      const ReferenceWeight& down = Cast(w.down[expert]);
-      NIBBLE_CHECK(down.cols() == g.cols && down.rows() == x.cols);
-      const int64_t token = routing.slot_tokens[static_cast<size_t>(slot)];
+      const Matrix& down = Part(w.down, e - w.first_expert, x.cols, g.cols);
+      const int64_t token = table.slot_tokens[static_cast<size_t>(slot)];
       NIBBLE_CHECK(token >= 0 && token < x.rows);
-      const double weight = static_cast<double>(routing.slot_weights[static_cast<size_t>(slot)]);
+      const double weight = static_cast<double>(table.slot_weights[static_cast<size_t>(slot)]);
       for (int64_t i = 0; i < x.cols; ++i) {
         sums[static_cast<size_t>(token * x.cols + i)] +=
-            weight * Dot(down.row(i), g.row(slot), g.cols);
+            weight * Dot(down.row(i), HostRow(g, slot), g.cols);
       }
     }
   }
   for (size_t i = 0; i < sums.size(); ++i) {
-    x.data()[i] = static_cast<float>(static_cast<double>(x.data()[i]) + sums[i]);
+    HostData(x)[i] = static_cast<float>(static_cast<double>(HostData(x)[i]) + sums[i]);
   }
 }
 
-void ReferenceBackend::Logits(const Activation& x, const HeadWeights& w,
-                              std::span<const int32_t> rows, std::span<float> out) {
-  const ReferenceWeight& head = Cast(w.head);
-  NIBBLE_CHECK(head.cols() == x.cols);
-  NIBBLE_CHECK(static_cast<int64_t>(out.size()) == static_cast<int64_t>(rows.size()) * head.rows());
+void ReferenceBackend::Head(const Activation& x, const HeadWeights& w,
+                            std::span<const int32_t> rows, LogitRows& logits) {
+  HostLogits& host = static_cast<HostLogits&>(logits);
+  const Matrix& head = Part(w.head, 0, host.vocab_size(), x.cols);
+  host.Resize(static_cast<int64_t>(rows.size()));
   std::vector<float> normed(static_cast<size_t>(x.cols));
   for (size_t i = 0; i < rows.size(); ++i) {
     NIBBLE_CHECK(rows[i] >= 0 && rows[i] < x.rows);
-    RmsNorm(x.row(rows[i]), Cast(w.norm), w.norm_eps, normed.data());
-    Multiply(head, normed.data(), out.data() + static_cast<int64_t>(i) * head.rows());
+    RmsNorm(HostRow(x, rows[i]), Vector(w.norm, x.cols), x.cols, w.norm_eps, normed.data());
+    Multiply(head, normed.data(), host.Row(static_cast<int64_t>(i)).data());
   }
 }
 

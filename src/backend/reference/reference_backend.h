@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/host/host_kv_pages.h"
 
 namespace nibble {
 
@@ -18,30 +19,48 @@ class ReferenceBackend final : public Backend {
   ~ReferenceBackend() override;
 
   std::string_view name() const override { return "reference"; }
-  Buffer Allocate(int64_t bytes) override;
-  std::unique_ptr<Weight> Prepare(const WeightView& weight, Role role) override;
+  ThreadPool& threads() override { return algebra_->threads(); }
+  int64_t FreeBytes() const override;
+  GptqAlgebra& algebra() override { return *algebra_; }
+
+  Activation MakeActivation(int64_t capacity_rows, int64_t cols) override;
+  int64_t KvBlockBytes(const KvShape& shape) const override;
+  std::unique_ptr<KvPages> MakeKvPages(const KvShape& shape, int64_t num_blocks) override;
+  std::unique_ptr<Routing> MakeRouting(const RouterShape& shape, int64_t max_tokens) override;
+  std::unique_ptr<LogitRows> MakeLogitRows(int64_t max_rows, int64_t vocab_size) override;
+  using Backend::Prepare;
+  std::unique_ptr<Weight> Prepare(std::span<const WeightView> parts, Role role,
+                                  const PartCopied& copied) override;
+
   void Upload(std::span<const float> host, Activation& x) override;
   void Download(const Activation& x, std::span<float> host) override;
-  void BeginStep(const Batch& batch) override;
+  void Upload(const RoutingTable& table, Routing& routing) override;
+  void Download(const Routing& routing, RoutingTable& table) override;
+
+  void BeginStep(const Batch& batch, KvPages& kv) override;
   void EndStep() override;
   void Embed(const Weight& table, Activation& x) override;
-  void NormQkvRopeStore(const Activation& x, const AttentionWeights& w, KvPages kv,
-                        Activation& normed, Activation& q) override;
-  void Attention(const Activation& q, KvPages kv, int64_t sliding_window, Activation& out) override;
-  void ProjectResidual(const Activation& a, const Weight& o, Activation& x) override;
-  void NormRoute(const Activation& x, const RouterWeights& w, Activation& h,
-                 Routing& routing) override;
-  void ExpertsGateUp(const Activation& h, const Routing& routing, const ExpertWeights& w,
-                     Activation& g) override;
-  void ExpertsDownResidual(const Activation& g, const Routing& routing, const ExpertWeights& w,
-                           Activation& x) override;
-  void Logits(const Activation& x, const HeadWeights& w, std::span<const int32_t> rows,
-              std::span<float> out) override;
-  Linalg& linalg() override;
+  void NormQkvRopeStore(const Activation& x, const AttentionShape& shape, const AttentionWeights& w,
+                        int64_t layer, Activation& normed, Activation& q) override;
+  void Attention(const Activation& q, const AttentionShape& shape, const AttentionWeights& w,
+                 int64_t layer, Activation& out) override;
+  void ProjectResidual(const Activation& a, const AttentionWeights& w, Activation& x) override;
+  void NormRoute(const Activation& x, const RouterShape& shape, const RouterWeights& w,
+                 Activation& h, Routing& routing) override;
+  void RouteShared(const Activation& h, const Weight* gate, Routing& routing) override;
+  void GateUp(const Activation& h, const Routing& routing, const ExpertWeights& w,
+              Activation& g) override;
+  void DownResidual(const Activation& g, const Routing& routing, const ExpertWeights& w,
+                    Activation& x) override;
+  void Head(const Activation& x, const HeadWeights& w, std::span<const int32_t> rows,
+            LogitRows& logits) override;
 
  private:
+  HostKvLayer Pages(const AttentionShape& shape, int64_t layer) const;
+
+  std::unique_ptr<GptqAlgebra> algebra_;
   const Batch* batch_ = nullptr;
-  std::unique_ptr<Linalg> linalg_;
+  HostKvPages* kv_ = nullptr;
 };
 
 }  // namespace nibble

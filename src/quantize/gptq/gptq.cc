@@ -13,7 +13,7 @@ namespace {
 
 std::vector<QuantizedLinear> Solve(const Recipe& recipe, DType scale_dtype,
                                    std::span<const DenseLinear> linears, HessianFactor* factor,
-                                   int64_t tokens, Linalg& linalg) {
+                                   int64_t tokens, GptqAlgebra& algebra) {
   const auto start = std::chrono::steady_clock::now();
   std::vector<LinearSolver> solvers;
   solvers.reserve(linears.size());
@@ -22,7 +22,7 @@ std::vector<QuantizedLinear> Solve(const Recipe& recipe, DType scale_dtype,
   }
   bool factored = false;
   if (factor != nullptr) {
-    for (LinearSolver& solver : solvers) solver.MeasureRounding(linalg);
+    for (LinearSolver& solver : solvers) solver.MeasureRounding(algebra);
     factored = factor->Factor();
   }
 
@@ -34,9 +34,9 @@ std::vector<QuantizedLinear> Solve(const Recipe& recipe, DType scale_dtype,
   for (LinearSolver& solver : solvers) {
     for (int64_t i = 0; i < solver.num_chunks(); ++i) chunks.push_back({&solver, i});
   }
-  linalg.ParallelFor(static_cast<int64_t>(chunks.size()), [&](int64_t index, int) {
+  algebra.threads().ParallelFor(static_cast<int64_t>(chunks.size()), [&](int64_t index, int) {
     const Chunk& chunk = chunks[static_cast<size_t>(index)];
-    chunk.solver->SolveChunk(chunk.index, factored, linalg);
+    chunk.solver->SolveChunk(chunk.index, factored, algebra);
   });
 
   int64_t weights = 0;
@@ -56,20 +56,21 @@ std::vector<QuantizedLinear> Solve(const Recipe& recipe, DType scale_dtype,
 
 std::vector<QuantizedLinear> QuantizeWithHessian(const Recipe& recipe, DType scale_dtype,
                                                  std::span<const DenseLinear> linears, float* h,
-                                                 int64_t tokens, Linalg& linalg) {
+                                                 int64_t tokens, GptqAlgebra& algebra) {
   if (linears.empty()) return {};
-  HessianFactor factor(recipe, h, linears.front().weight.shape()[1], linalg);
+  HessianFactor factor(recipe, h, linears.front().weight.shape()[1], algebra);
   if (const int64_t bad = factor.FindNonFinite(); bad >= 0) {
     throw Error(ErrorCode::kInvalidData,
                 fmt::format("{}: its calibration inputs overflow or are not numbers (input {})",
                             linears.front().module, bad));
   }
-  return Solve(recipe, scale_dtype, linears, &factor, tokens, linalg);
+  return Solve(recipe, scale_dtype, linears, &factor, tokens, algebra);
 }
 
 std::vector<QuantizedLinear> RoundToNearest(const Recipe& recipe, DType scale_dtype,
-                                            std::span<const DenseLinear> linears, Linalg& linalg) {
-  return Solve(recipe, scale_dtype, linears, nullptr, 0, linalg);
+                                            std::span<const DenseLinear> linears,
+                                            GptqAlgebra& algebra) {
+  return Solve(recipe, scale_dtype, linears, nullptr, 0, algebra);
 }
 
 }  // namespace nibble

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "backend/linalg.h"
+#include "backend/gptq_algebra.h"
 #include "nibble/quantize.h"
 #include "quantize/recipe.h"
 #include "tensor/packed.h"
@@ -35,15 +35,16 @@ struct QuantizedLinear {
 // a weight that is not finite, or of an H that is not; kUnsupported if the group size does not
 // divide the columns.
 //
-// Works on linalg's threads; the result does not depend on their number. May be called from a
-// linalg.ParallelFor body. Peak memory beside h: about 8 bytes a column for 256 rows a thread.
-// Source: arXiv 2210.17323, and llm-compressor's GPTQModifier for the order of steps.
+// Works on algebra's threads; the result does not depend on their number. May be called from a
+// algebra.threads().ParallelFor body. Peak memory beside h: about 8 bytes a column for 256 rows a
+// thread. Source: arXiv 2210.17323, and llm-compressor's GPTQModifier for the order of steps.
 std::vector<QuantizedLinear> QuantizeWithHessian(const Recipe& recipe, DType scale_dtype,
                                                  std::span<const DenseLinear> linears, float* h,
-                                                 int64_t tokens, Linalg& linalg);
+                                                 int64_t tokens, GptqAlgebra& algebra);
 
 // The same without calibration: every weight to the nearest point of its group's grid.
 std::vector<QuantizedLinear> RoundToNearest(const Recipe& recipe, DType scale_dtype,
-                                            std::span<const DenseLinear> linears, Linalg& linalg);
+                                            std::span<const DenseLinear> linears,
+                                            GptqAlgebra& algebra);
 
 }  // namespace nibble

@@ -9,7 +9,8 @@
 #include <vector>
 
 #include "backend/cpu/algebra/host_algebra.h"
-#include "backend/reference/reference_linalg.h"
+#include "backend/host/host_data.h"
+#include "backend/reference/reference_algebra.h"
 #include "base/float16.h"
 
 namespace nibble {
@@ -26,7 +27,7 @@ struct Problem {
 
   std::vector<float> Hessian() const {
     std::vector<float> h(static_cast<size_t>(cols * cols), 0.0f);
-    ReferenceLinalg().GramUpdate(x.data(), nullptr, tokens, cols, h.data());
+    ReferenceAlgebra().GramUpdate(BorrowHost(x.data(), tokens, cols), nullptr, 0, tokens, h.data());
     return h;
   }
   DenseLinear linear() const { return {"layer.proj", weight.view()}; }
@@ -71,16 +72,16 @@ Recipe SmallRecipe(int64_t group_size) {
   return recipe;
 }
 
-QuantizedLinear Solve(const Recipe& recipe, const Problem& problem, Linalg& linalg,
+QuantizedLinear Solve(const Recipe& recipe, const Problem& problem, GptqAlgebra& algebra,
                       std::vector<float> h) {
   const DenseLinear linear = problem.linear();
-  return std::move(
-      QuantizeWithHessian(recipe, DType::kBF16, {&linear, 1}, h.data(), problem.tokens, linalg)[0]);
+  return std::move(QuantizeWithHessian(recipe, DType::kBF16, {&linear, 1}, h.data(), problem.tokens,
+                                       algebra)[0]);
 }
 
 QuantizedLinear Solve(const Recipe& recipe, const Problem& problem) {
-  ReferenceLinalg linalg;
-  return Solve(recipe, problem, linalg, problem.Hessian());
+  ReferenceAlgebra algebra;
+  return Solve(recipe, problem, algebra, problem.Hessian());
 }
 
 std::vector<int> Codes(const PackedTensor& packed) {
@@ -133,9 +134,9 @@ double OutputEnergy(const Problem& problem) {
 TEST(Gptq, GoldenRoundingToNearest) {
   const Problem problem = GoldenProblem();
   ASSERT_EQ(problem.weight.As<BFloat16>()[0].bits(), 0xbdf6);
-  ReferenceLinalg linalg;
+  ReferenceAlgebra algebra;
   const DenseLinear linear = problem.linear();
-  const auto result = RoundToNearest(SmallRecipe(8), DType::kBF16, {&linear, 1}, linalg);
+  const auto result = RoundToNearest(SmallRecipe(8), DType::kBF16, {&linear, 1}, algebra);
   EXPECT_THAT(Codes(result[0].packed),
               ElementsAre(-7, -8, 1, 2, 6, -6, 0, 1, 2, 5, -7, 4, 7, -7, 3, -1,  //
                           -2, 7, -1, 7, 7, 2, -1, 0, -3, -1, 3, -5, -6, 5, -3, -8));
@@ -146,13 +147,13 @@ TEST(Gptq, GoldenRoundingToNearest) {
 TEST(Gptq, GoldenInNaturalOrder) {
   const Problem problem = GoldenProblem();
   ThreadPool pool(2);
-  const auto openblas = MakeOpenBlasLinalg(pool);
-  ReferenceLinalg reference;
-  for (Linalg* linalg : {static_cast<Linalg*>(&reference), openblas.get()}) {
+  const auto openblas = MakeHostAlgebra(pool);
+  ReferenceAlgebra reference;
+  for (GptqAlgebra* algebra : {static_cast<GptqAlgebra*>(&reference), openblas.get()}) {
     for (const int64_t block_size : {1, 4, 5, 8, 16, 128}) {
       Recipe recipe = SmallRecipe(8);
       recipe.block_size = block_size;
-      const QuantizedLinear result = Solve(recipe, problem, *linalg, problem.Hessian());
+      const QuantizedLinear result = Solve(recipe, problem, *algebra, problem.Hessian());
       std::vector<uint16_t> scales;
       for (const BFloat16 scale : result.packed.scales.As<BFloat16>())
         scales.push_back(scale.bits());
@@ -193,7 +194,7 @@ TEST(Gptq, GoldenInStaticOrder) {
 // blocks.
 TEST(Gptq, FastAlgebraAgreesWithReferenceAndBeatsRounding) {
   ThreadPool pool(2);
-  const auto openblas = MakeOpenBlasLinalg(pool);
+  const auto openblas = MakeHostAlgebra(pool);
   struct Case {
     int64_t rows, cols, group;
   };
@@ -279,9 +280,9 @@ TEST(Gptq, ColumnsThatWereAlwaysZeroKeepTheirRounding) {
     for (const int64_t k : {0, 30, 63}) problem.x[static_cast<size_t>(token * 64 + k)] = 0;
   }
   Recipe recipe = SmallRecipe(32);
-  ReferenceLinalg linalg;
+  ReferenceAlgebra algebra;
   const DenseLinear linear = problem.linear();
-  const auto rounded = RoundToNearest(recipe, DType::kBF16, {&linear, 1}, linalg);
+  const auto rounded = RoundToNearest(recipe, DType::kBF16, {&linear, 1}, algebra);
   const std::vector<int> rtn = Codes(rounded[0].packed);
   for (const ActOrder order : {ActOrder::kNone, ActOrder::kStatic}) {
     recipe.act_order = order;
@@ -306,10 +307,10 @@ TEST(Gptq, AnInputNobodySawGivesTheRounding) {
   Problem problem = RandomProblem(5, 32, 10, 5);
   std::fill(problem.x.begin(), problem.x.end(), 0.0f);
   const Recipe recipe = SmallRecipe(32);
-  ReferenceLinalg linalg;
+  ReferenceAlgebra algebra;
   const DenseLinear linear = problem.linear();
   EXPECT_EQ(Codes(Solve(recipe, problem).packed),
-            Codes(RoundToNearest(recipe, DType::kBF16, {&linear, 1}, linalg)[0].packed));
+            Codes(RoundToNearest(recipe, DType::kBF16, {&linear, 1}, algebra)[0].packed));
 }
 
 TEST(Gptq, RankOneStatisticsAreSurvived) {
@@ -334,8 +335,8 @@ TEST(Gptq, ClimbsTheLadderOfDampingsAndSaysSo) {
   for (size_t i = 0; i < 32; ++i) mean += static_cast<double>(h[i * 32 + i]) / 32;
   h[1] = h[0] + static_cast<float>(0.12 * mean);
   h[33] = h[0];
-  ReferenceLinalg linalg;
-  const QuantizedLinear result = Solve(recipe, problem, linalg, h);
+  ReferenceAlgebra algebra;
+  const QuantizedLinear result = Solve(recipe, problem, algebra, h);
   EXPECT_EQ(result.report.method, "gptq");
   EXPECT_GT(result.report.retries, 0);
   EXPECT_GT(result.report.dampening, 0.01);
@@ -346,13 +347,13 @@ TEST(Gptq, RoundsToNearestWhenNoDampingHelps) {
   const Recipe recipe = SmallRecipe(32);
   std::vector<float> h = problem.Hessian();
   h[1] = 100 * h[0];  // nobody's Gram matrix
-  ReferenceLinalg linalg;
-  const QuantizedLinear result = Solve(recipe, problem, linalg, h);
+  ReferenceAlgebra algebra;
+  const QuantizedLinear result = Solve(recipe, problem, algebra, h);
   EXPECT_EQ(result.report.method, "rtn");
   EXPECT_EQ(result.report.retries, 5);
   const DenseLinear linear = problem.linear();
   EXPECT_EQ(Codes(result.packed),
-            Codes(RoundToNearest(recipe, DType::kBF16, {&linear, 1}, linalg)[0].packed));
+            Codes(RoundToNearest(recipe, DType::kBF16, {&linear, 1}, algebra)[0].packed));
 }
 
 TEST(Gptq, LinearsThatShareAnInputShareItsFactor) {
@@ -360,10 +361,10 @@ TEST(Gptq, LinearsThatShareAnInputShareItsFactor) {
   Problem second = RandomProblem(70, 64, 200, 10);
   second.x = first.x;
   const Recipe recipe = SmallRecipe(32);
-  ReferenceLinalg linalg;
+  ReferenceAlgebra algebra;
   std::vector<float> h = first.Hessian();
   const DenseLinear linears[] = {{"a", first.weight.view()}, {"b", second.weight.view()}};
-  const auto both = QuantizeWithHessian(recipe, DType::kBF16, linears, h.data(), 200, linalg);
+  const auto both = QuantizeWithHessian(recipe, DType::kBF16, linears, h.data(), 200, algebra);
   EXPECT_EQ(Codes(both[0].packed), Codes(Solve(recipe, first).packed));
   EXPECT_EQ(Codes(both[1].packed), Codes(Solve(recipe, second).packed));
   EXPECT_EQ(both[1].report.module, "b");
@@ -373,22 +374,22 @@ TEST(Gptq, BytesDoNotDependOnThreadsOrNesting) {
   const Problem problem = RandomProblem(300, 256, 500, 11);
   const Recipe recipe = SmallRecipe(64);
   ThreadPool one(1), three(3);
-  const auto a = MakeOpenBlasLinalg(one), b = MakeOpenBlasLinalg(three);
+  const auto a = MakeHostAlgebra(one), b = MakeHostAlgebra(three);
   const std::vector<uint32_t> expected =
       Words(Solve(recipe, problem, *a, problem.Hessian()).packed);
   EXPECT_EQ(Words(Solve(recipe, problem, *b, problem.Hessian()).packed), expected);
   std::vector<std::vector<uint32_t>> nested(3);
-  b->ParallelFor(3, [&](int64_t i, int) {
+  b->threads().ParallelFor(3, [&](int64_t i, int) {
     nested[static_cast<size_t>(i)] = Words(Solve(recipe, problem, *b, problem.Hessian()).packed);
   });
   for (const auto& words : nested) EXPECT_EQ(words, expected);
 }
 
 TEST(Gptq, BadInputIsNamed) {
-  ReferenceLinalg linalg;
+  ReferenceAlgebra algebra;
   const auto message = [&](const Problem& problem, const Recipe& recipe, std::vector<float> h) {
     try {
-      Solve(recipe, problem, linalg, std::move(h));
+      Solve(recipe, problem, algebra, std::move(h));
     } catch (const Error& error) {
       return std::string(error.what());
     }

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "base/check.h"
+
 namespace nibble {
 
 Hessian::Hessian(int64_t size)
@@ -9,8 +11,10 @@ Hessian::Hessian(int64_t size)
       pages_(static_cast<size_t>(size * size) * sizeof(float), "a Hessian"),
       data_(reinterpret_cast<float*>(pages_.data())) {}
 
-void Hessian::Add(const float* x, const int32_t* rows, int64_t count, Linalg& linalg) {
-  linalg.GramUpdate(x, rows, count, size_, data_);
+void Hessian::Add(const Activation& x, const int32_t* rows, int64_t first, int64_t count,
+                  GptqAlgebra& algebra) {
+  NIBBLE_CHECK(x.cols == size_);
+  algebra.GramUpdate(x, rows, first, count, data_);
   tokens_ += count;
 }
 

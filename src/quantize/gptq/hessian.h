@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "backend/linalg.h"
+#include "backend/gptq_algebra.h"
 #include "base/big_memory.h"
 
 namespace nibble {
@@ -12,14 +12,15 @@ namespace nibble {
 // depend on the order of the calibration tokens alone.
 class Hessian {
  public:
-  explicit Hessian(
-      int64_t size);  // zeros, whose pages are not resident yet; throws kResourceExhausted
+  // Zeros, whose pages are not resident yet. Throws kResourceExhausted.
+  explicit Hessian(int64_t size);
   Hessian(Hessian&& other) = default;
   Hessian& operator=(Hessian&&) = delete;
 
-  // Adds `count` inputs: rows[0], rows[1], ... of x [.., size], or its first ones if `rows` is
+  // Adds `count` inputs: rows[0], rows[1], … of x [.., size], or first, first + 1, … if `rows` is
   // null.
-  void Add(const float* x, const int32_t* rows, int64_t count, Linalg& linalg);
+  void Add(const Activation& x, const int32_t* rows, int64_t first, int64_t count,
+           GptqAlgebra& algebra);
 
   int64_t size() const { return size_; }
   int64_t tokens() const { return tokens_; }

@@ -12,8 +12,8 @@ constexpr int64_t kTile = 64;  // of the transposition: two tiles of floats stay
 
 }  // namespace
 
-HessianFactor::HessianFactor(const Recipe& recipe, float* h, int64_t n, Linalg& linalg)
-    : recipe_(&recipe), h_(h), n_(n), linalg_(&linalg) {
+HessianFactor::HessianFactor(const Recipe& recipe, float* h, int64_t n, GptqAlgebra& algebra)
+    : recipe_(&recipe), h_(h), n_(n), algebra_(&algebra) {
   SaveLower();
   order_.resize(static_cast<size_t>(n));
   std::iota(order_.begin(), order_.end(), 0);
@@ -31,7 +31,7 @@ HessianFactor::HessianFactor(const Recipe& recipe, float* h, int64_t n, Linalg& 
 // H = 2 X^T X, mirrored.
 void HessianFactor::SaveLower() {
   const int64_t tiles = (n_ + kTile - 1) / kTile;
-  linalg_->ParallelFor(tiles, [&](int64_t tile, int) {
+  algebra_->threads().ParallelFor(tiles, [&](int64_t tile, int) {
     const int64_t first = tile * kTile;
     const int64_t last = std::min(first + kTile, n_);
     for (int64_t j0 = first; j0 < n_; j0 += kTile) {
@@ -50,7 +50,7 @@ void HessianFactor::SaveLower() {
 
 // The upper triangle in sweep order, the diagonal left out.
 void HessianFactor::RestoreUpper() {
-  linalg_->ParallelFor(n_, [&](int64_t i, int) {
+  algebra_->threads().ParallelFor(n_, [&](int64_t i, int) {
     const int64_t row = order_[static_cast<size_t>(i)];
     for (int64_t j = i + 1; j < n_; ++j) {
       const int64_t col = order_[static_cast<size_t>(j)];
@@ -75,15 +75,15 @@ std::vector<double> HessianFactor::QuadraticForms(const float* x, int64_t count)
   const int64_t panel_rows = n_ <= 1024 ? 128 : 512;
   const int64_t panels = (n_ + panel_rows - 1) / panel_rows;
   std::vector<double> parts(static_cast<size_t>(panels * count));
-  linalg_->ParallelFor(panels, [&](int64_t panel, int) {
+  algebra_->threads().ParallelFor(panels, [&](int64_t panel, int) {
     const int64_t first = panel * panel_rows;
     const int64_t rows = std::min(panel_rows, n_ - first);
     const int64_t next = first + rows;
     std::vector<float> y(static_cast<size_t>(rows * count));
-    linalg_->TransposedMultiplyAdd(1.0f, h_ + first * n_ + first, n_, x + first * count, count,
-                                   y.data(), count, rows, count, rows);
-    linalg_->TransposedMultiplyAdd(2.0f, h_ + next * n_ + first, n_, x + next * count, count,
-                                   y.data(), count, rows, count, n_ - next);
+    algebra_->TransposedMultiplyAdd(1.0f, h_ + first * n_ + first, n_, x + first * count, count,
+                                    y.data(), count, rows, count, rows);
+    algebra_->TransposedMultiplyAdd(2.0f, h_ + next * n_ + first, n_, x + next * count, count,
+                                    y.data(), count, rows, count, n_ - next);
     double* const part = parts.data() + panel * count;
     const float* const x_of_panel = x + first * count;
     for (int64_t row = 0; row < rows; ++row) {
@@ -112,7 +112,7 @@ bool HessianFactor::Factor() {
       const float value = diagonal_[static_cast<size_t>(order_[static_cast<size_t>(i)])];
       h_[i * n_ + i] = (value == 0 ? 1.0f : value) + damping_added_;
     }
-    if (linalg_->InverseCholesky(h_, n_) < 0) return true;
+    if (algebra_->InverseCholesky(h_, n_) < 0) return true;
     upper_is_intact = false;
   }
   --retries_;

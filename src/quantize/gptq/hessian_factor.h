@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "backend/linalg.h"
+#include "backend/gptq_algebra.h"
 #include "quantize/recipe.h"
 
 namespace nibble {
@@ -18,7 +18,7 @@ class HessianFactor {
  public:
   // `h` holds X^T X in its upper triangle and is used as long as this object lives. H is 2 X^T X,
   // as in the paper.
-  HessianFactor(const Recipe& recipe, float* h, int64_t n, Linalg& linalg);
+  HessianFactor(const Recipe& recipe, float* h, int64_t n, GptqAlgebra& algebra);
 
   int64_t size() const { return n_; }
   std::span<const float> diagonal() const {
@@ -51,7 +51,7 @@ class HessianFactor {
   const Recipe* recipe_;
   float* h_;
   int64_t n_;
-  Linalg* linalg_;
+  GptqAlgebra* algebra_;
   std::vector<float> diagonal_;
   std::vector<int32_t> order_;
   double dampening_ = 0;

@@ -6,7 +6,8 @@
 #include <random>
 #include <vector>
 
-#include "backend/reference/reference_linalg.h"
+#include "backend/host/host_data.h"
+#include "backend/reference/reference_algebra.h"
 
 namespace nibble {
 namespace {
@@ -20,7 +21,7 @@ std::vector<float> RandomGram(int64_t n) {
   for (size_t i = 0; i < x.size(); ++i) {
     x[i] = normal(generator) * (1.0f + static_cast<float>(i % static_cast<size_t>(n)));
   }
-  ReferenceLinalg().GramUpdate(x.data(), nullptr, 3 * n, n, h.data());
+  ReferenceAlgebra().GramUpdate(BorrowHost(x.data(), 3 * n, n), nullptr, 0, 3 * n, h.data());
   return h;
 }
 
@@ -49,13 +50,13 @@ void ExpectFactors(const HessianFactor& factor, const std::vector<float>& gram) 
 }
 
 TEST(HessianFactor, FactorsTheInverseInNaturalAndInActivationOrder) {
-  ReferenceLinalg linalg;
+  ReferenceAlgebra algebra;
   for (const ActOrder order : {ActOrder::kNone, ActOrder::kStatic, ActOrder::kGroup}) {
     Recipe recipe;
     recipe.act_order = order;
     const std::vector<float> gram = RandomGram(9);
     std::vector<float> h = gram;
-    HessianFactor factor(recipe, h.data(), 9, linalg);
+    HessianFactor factor(recipe, h.data(), 9, algebra);
     EXPECT_EQ(factor.diagonal()[2], 2 * gram[2 * 9 + 2]);
     ASSERT_TRUE(factor.Factor());
     EXPECT_EQ(factor.retries(), 0);
@@ -72,20 +73,20 @@ TEST(HessianFactor, FactorsTheInverseInNaturalAndInActivationOrder) {
 }
 
 TEST(HessianFactor, QuadraticFormsAreOfTheWholeSymmetricMatrix) {
-  ReferenceLinalg linalg;
+  ReferenceAlgebra algebra;
   std::vector<float> h = {1, 2, -7, 3};  // what lies below the diagonal is nobody's
   const Recipe recipe;
-  const HessianFactor factor(recipe, h.data(), 2, linalg);
+  const HessianFactor factor(recipe, h.data(), 2, algebra);
   const std::vector<float> x = {1, 0, 1, 0, 1, 2};  // columns (1, 0), (0, 1), (1, 2)
   EXPECT_THAT(factor.QuadraticForms(x.data(), 3), ElementsAre(2, 6, 2 + 2 * 2 * 4 + 4 * 6));
 }
 
 TEST(HessianFactor, QuadraticFormsDoNotDependOnPanels) {
-  ReferenceLinalg linalg;
+  ReferenceAlgebra algebra;
   const Recipe recipe;
   constexpr int64_t kSize = 301;                                   // of three panels
   std::vector<float> h(static_cast<size_t>(kSize * kSize), 1.0f);  // H is all twos
-  const HessianFactor factor(recipe, h.data(), kSize, linalg);
+  const HessianFactor factor(recipe, h.data(), kSize, algebra);
   std::vector<float> x;
   double sum = 0;
   for (int64_t i = 0; i < kSize; ++i) {
@@ -98,20 +99,20 @@ TEST(HessianFactor, QuadraticFormsDoNotDependOnPanels) {
 }
 
 TEST(HessianFactor, EqualDiagonalsKeepTheirOrder) {
-  ReferenceLinalg linalg;
+  ReferenceAlgebra algebra;
   std::vector<float> h = {1, 0, 0, 0, 0, 5, 0, 0, 0, 0, 1, 0, 0, 0, 0, 5};
   Recipe recipe;
   recipe.act_order = ActOrder::kStatic;
-  const HessianFactor factor(recipe, h.data(), 4, linalg);
+  const HessianFactor factor(recipe, h.data(), 4, algebra);
   EXPECT_THAT(factor.order(), ElementsAre(1, 3, 0, 2));
 }
 
 TEST(HessianFactor, DeadColumnsStandAsOnes) {
-  ReferenceLinalg linalg;
+  ReferenceAlgebra algebra;
   std::vector<float> h = {3, 0, 0, 0};
   Recipe recipe;
   recipe.dampening = 0.5;
-  HessianFactor factor(recipe, h.data(), 2, linalg);
+  HessianFactor factor(recipe, h.data(), 2, algebra);
   EXPECT_EQ(factor.num_dead(), 1);
   EXPECT_TRUE(factor.is_dead(1));
   ASSERT_TRUE(factor.Factor());
@@ -120,18 +121,18 @@ TEST(HessianFactor, DeadColumnsStandAsOnes) {
 }
 
 TEST(HessianFactor, DampsMoreUntilItFactors) {
-  ReferenceLinalg linalg;
+  ReferenceAlgebra algebra;
   Recipe recipe;
   recipe.dampening = 0.001;
   const std::vector<float> gram = {1, 1.05f, 0, 1};  // an eigenvalue below zero
   std::vector<float> h = gram;
-  HessianFactor factor(recipe, h.data(), 2, linalg);
+  HessianFactor factor(recipe, h.data(), 2, algebra);
   ASSERT_TRUE(factor.Factor());
   EXPECT_EQ(factor.retries(), 4);  // 0.001, 0.01, 0.02, 0.04, 0.08
   EXPECT_DOUBLE_EQ(factor.dampening(), 0.08);
   ExpectFactors(factor, gram);
   h = {1, 100, 0, 1};
-  HessianFactor hopeless(recipe, h.data(), 2, linalg);
+  HessianFactor hopeless(recipe, h.data(), 2, algebra);
   EXPECT_FALSE(hopeless.Factor());
   EXPECT_EQ(hopeless.retries(), 5);
 }

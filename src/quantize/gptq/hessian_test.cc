@@ -6,17 +6,19 @@
 #include <utility>
 #include <vector>
 
-#include "backend/reference/reference_linalg.h"
+#include "backend/host/host_data.h"
+#include "backend/reference/reference_algebra.h"
 
 namespace nibble {
 namespace {
 
 TEST(Hessian, SumsInputsAndCountsThem) {
-  ReferenceLinalg linalg;
+  ReferenceAlgebra algebra;
   Hessian h(2);
   const std::vector<float> x = {1, 2, 3, 4};
-  h.Add(x.data(), nullptr, 2, linalg);
-  h.Add(x.data(), nullptr, 1, linalg);
+  const Activation rows = BorrowHost(x.data(), 2, 2);
+  h.Add(rows, nullptr, 0, 2, algebra);
+  h.Add(rows, nullptr, 0, 1, algebra);
   EXPECT_EQ(h.tokens(), 3);
   EXPECT_EQ(h.data()[0], 1 + 9 + 1);
   EXPECT_EQ(h.data()[1], 2 + 12 + 2);
@@ -27,12 +29,13 @@ TEST(Hessian, SumsInputsAndCountsThem) {
 }
 
 TEST(Hessian, KnowsWhenASumIsLost) {
-  ReferenceLinalg linalg;
+  ReferenceAlgebra algebra;
   for (const float bad : {NAN, INFINITY, 1e30f}) {
     Hessian h(3);
     EXPECT_TRUE(h.finite());
     const std::vector<float> x = {1, bad, 1};
-    h.Add(x.data(), nullptr, 1, linalg);
+    const Activation rows = BorrowHost(x.data(), 1, 3);
+    h.Add(rows, nullptr, 0, 1, algebra);
     EXPECT_FALSE(h.finite()) << bad;
   }
 }

@@ -227,11 +227,11 @@ void LinearSolver::ObserveRow(const float* row, float* ordered, Grid* grids) con
   }
 }
 
-void LinearSolver::MeasureRounding(Linalg& linalg) {
+void LinearSolver::MeasureRounding(GptqAlgebra& algebra) {
   const int64_t count = std::min(rows_, kMaxSampledRows);
   // Columns [0, count): rounding errors; [count, 2 count): the weights themselves.
   std::vector<float> x(Size(cols_ * 2 * count));
-  linalg.ParallelFor(count, [&](int64_t sample, int) {
+  algebra.threads().ParallelFor(count, [&](int64_t sample, int) {
     std::vector<float> row(Size(cols_)), ordered(Size(cols_));
     std::vector<Grid> grids(Size(num_groups_));
     ReadRows(SampledRow(sample, count, rows_), 1, row.data());
@@ -250,7 +250,7 @@ void LinearSolver::MeasureRounding(Linalg& linalg) {
   sampled_energy_ = std::accumulate(weights, energies.end(), 0.0);
 }
 
-void LinearSolver::SolveChunk(int64_t chunk, bool use_factor, Linalg& linalg) {
+void LinearSolver::SolveChunk(int64_t chunk, bool use_factor, GptqAlgebra& algebra) {
   const int64_t first_row = chunk * chunk_rows_;
   const int64_t count = std::min(chunk_rows_, rows_ - first_row);
   const int64_t padded = (count + kSweepRowMultiple - 1) / kSweepRowMultiple * kSweepRowMultiple;
@@ -316,9 +316,9 @@ void LinearSolver::SolveChunk(int64_t chunk, bool use_factor, Linalg& linalg) {
     }
     // Errors of columns [from, next) to columns [next, to).
     const auto spread = [&](int64_t from, int64_t to) {
-      linalg.TransposedMultiplyAdd(-1.0f, factor_->factor() + from * cols_ + next, cols_,
-                                   errors + from % far * padded, padded, current + next * padded,
-                                   padded, to - next, padded, next - from);
+      algebra.TransposedMultiplyAdd(-1.0f, factor_->factor() + from * cols_ + next, cols_,
+                                    errors + from % far * padded, padded, current + next * padded,
+                                    padded, to - next, padded, next - from);
     };
     if (next % far == 0) {
       spread(next - far, cols_);

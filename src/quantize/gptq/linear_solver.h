@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "backend/linalg.h"
+#include "backend/gptq_algebra.h"
 #include "quantize/gptq/gptq.h"
 #include "quantize/gptq/grid.h"
 #include "quantize/gptq/hessian_factor.h"
@@ -24,12 +24,12 @@ class LinearSolver {
 
   // The error of rounding to nearest and the energy of the output, on sampled rows. Before
   // Factor().
-  void MeasureRounding(Linalg& linalg);
+  void MeasureRounding(GptqAlgebra& algebra);
 
   int64_t num_chunks() const { return (rows_ + chunk_rows_ - 1) / chunk_rows_; }
   // Chunks may run side by side. `use_factor`: GPTQ, else rounding. Throws kInvalidData naming the
   // place of a weight that is not finite.
-  void SolveChunk(int64_t chunk, bool use_factor, Linalg& linalg);
+  void SolveChunk(int64_t chunk, bool use_factor, GptqAlgebra& algebra);
 
   // After all chunks.
   QuantizedLinear Finish(bool used_factor, int64_t tokens, double seconds);

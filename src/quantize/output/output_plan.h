@@ -6,7 +6,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/checkpoint_writer.h"
-#include "model/mixtral_weights.h"
+#include "model/weights.h"
 #include "quantize/gptq/gptq.h"
 #include "quantize/recipe.h"
 

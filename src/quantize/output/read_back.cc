@@ -77,15 +77,16 @@ ProbeScore ReadBack(const Checkpoint& source, const std::filesystem::path& outpu
   if (probe_batches.num_tokens == 0) return {};
 
   OuterWeights outer = LoadOuter(written, backend);
-  Probe probe(written.config(), probe_batches, backend, workspace, outer);
+  const ModelSpec spec = SpecOf(written.config());
+  Probe probe(spec, probe_batches, backend, workspace, outer);
   probe.Embed();
   outer.embedding.reset();
-  for (int64_t layer = 0; layer < written.config().num_layers; ++layer) {
+  for (int64_t layer = 0; layer < spec.num_layers(); ++layer) {
     const LayerWeights weights = LoadLayer(written, layer, backend);
-    probe.RunAttention(weights);
-    probe.RunExperts(weights, 0, written.config().num_experts);
+    probe.RunAttention(layer, weights);
+    probe.RunExperts(layer, weights, 0, spec.layer(layer).router.num_experts);
   }
-  const size_t size = static_cast<size_t>(probe.num_tokens() * written.config().hidden_size);
+  const size_t size = static_cast<size_t>(probe.num_tokens() * spec.hidden_size);
   std::vector<float> expected(size), found(size);
   quantized.Load(0, expected);
   probe.original().Load(0, found);

@@ -43,7 +43,7 @@ class ReadBackTest : public ::testing::Test {
     backend_ = MakeBackend("cpu", {.threads = 2, .instruction_set = {}});
     const std::vector<std::vector<int32_t>> sequences = {RandomTokens(40, 101, 3)};
     batches_ = CutIntoBatches(sequences, 64);
-    workspace_ = std::make_unique<Workspace>(*backend_, source_->config(), 64, 8);
+    workspace_ = std::make_unique<Workspace>(*backend_, SpecOf(source_->config()), 64, 8);
     Remember();
   }
 
@@ -57,12 +57,13 @@ class ReadBackTest : public ::testing::Test {
       digests_.push_back(tensors.Sha256());
     }
     const OuterWeights outer = LoadOuter(written, *backend_);
-    Probe probe(written.config(), batches_, *backend_, *workspace_, outer);
+    const ModelSpec spec = SpecOf(written.config());
+    Probe probe(spec, batches_, *backend_, *workspace_, outer);
     probe.Embed();
     for (int64_t layer = 0; layer < 2; ++layer) {
       const LayerWeights weights = LoadLayer(written, layer, *backend_);
-      probe.RunAttention(weights);
-      probe.RunExperts(weights, 0, 5);
+      probe.RunAttention(layer, weights);
+      probe.RunExperts(layer, weights, 0, 5);
     }
     hidden_ = HiddenStates::InMemory(40, 96);
     std::vector<float> rows(40 * 96);

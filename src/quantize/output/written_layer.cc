@@ -12,15 +12,15 @@ class Loader {
          Backend& backend)
       : writer_(&writer), plan_(&plan), recipe_(&recipe), backend_(&backend) {}
 
+  std::unique_ptr<Weight> Load(const std::vector<WeightView>& parts, Role role) const {
+    return backend_->Prepare(parts, role, [&](size_t index) { DontNeed(parts[index]); });
+  }
   std::unique_ptr<Weight> Dense(const std::string& name, Role role) const {
-    const TensorView view = writer_->Read(name);
-    auto weight = backend_->Prepare(view, role);
-    writer_->DontNeed(view);
-    return weight;
+    return Load({writer_->Read(name)}, role);
   }
 
-  std::unique_ptr<Weight> Linear(const LinearSpec& spec) const {
-    if (!plan_->IsQuantized(spec.module)) return Dense(spec.module + ".weight", Role::kProjection);
+  WeightView Linear(const LinearSpec& spec) const {
+    if (!plan_->IsQuantized(spec.module)) return writer_->Read(spec.module + ".weight");
     const PackedNames names(spec.module);
     PackedView view;
     view.bits = recipe_->bits;
@@ -31,13 +31,17 @@ class Loader {
     view.scales = writer_->Read(names.scale);
     if (!recipe_->symmetric) view.zero_point = writer_->Read(names.zero_point);
     if (recipe_->act_order == ActOrder::kGroup) view.g_idx = writer_->Read(names.g_idx);
-    auto weight = backend_->Prepare(view, Role::kProjection);
-    writer_->DontNeed(view.packed);
-    writer_->DontNeed(view.scales);
-    return weight;
+    return view;
   }
 
  private:
+  void DontNeed(const WeightView& weight) const {
+    if (const auto* dense = std::get_if<TensorView>(&weight)) return writer_->DontNeed(*dense);
+    const PackedView& packed = std::get<PackedView>(weight);
+    writer_->DontNeed(packed.packed);
+    writer_->DontNeed(packed.scales);
+  }
+
   const CheckpointWriter* writer_;
   const OutputPlan* plan_;
   const Recipe* recipe_;
@@ -53,21 +57,20 @@ LayerWeights LoadWrittenLayer(const CheckpointWriter& writer, const OutputPlan& 
   const std::vector<LinearSpec> linears = LayerLinears(config, layer);
   const std::string prefix = mixtral_names::Layer(layer);
   LayerWeights weights;
-  weights.input_norm = loader.Dense(prefix + ".input_layernorm.weight", Role::kNorm);
-  weights.post_attention_norm =
-      loader.Dense(prefix + ".post_attention_layernorm.weight", Role::kNorm);
+  weights.input_norm = loader.Dense(prefix + ".input_layernorm.weight", Role::kVector);
+  weights.mlp_norm = loader.Dense(prefix + ".post_attention_layernorm.weight", Role::kVector);
   weights.router = loader.Dense(mixtral_names::Router(layer) + ".weight", Role::kRouter);
-  weights.q = loader.Linear(linears[0]);
-  weights.k = loader.Linear(linears[1]);
-  weights.v = loader.Linear(linears[2]);
-  weights.o = loader.Linear(linears[3]);
+  weights.qkv =
+      loader.Load({loader.Linear(linears[0]), loader.Linear(linears[1]), loader.Linear(linears[2])},
+                  Role::kQkv);
+  weights.out = loader.Load({loader.Linear(linears[3])}, Role::kProjection);
+  std::vector<WeightView> gate_up, down;
   for (size_t i = 4; i < linears.size(); i += 3) {  // w1, w2, w3 of each expert
-    LayerWeights::Expert expert;
-    expert.gate = loader.Linear(linears[i]);
-    expert.down = loader.Linear(linears[i + 1]);
-    expert.up = loader.Linear(linears[i + 2]);
-    weights.experts.push_back(std::move(expert));
+    gate_up.push_back(loader.Linear(linears[i]));
+    gate_up.push_back(loader.Linear(linears[i + 2]));
+    down.push_back(loader.Linear(linears[i + 1]));
   }
+  weights.experts = {loader.Load(gate_up, Role::kGateUp), loader.Load(down, Role::kDown), 0};
   return weights;
 }
 

@@ -4,7 +4,7 @@
 
 #include "backend/backend.h"
 #include "checkpoint/checkpoint_writer.h"
-#include "model/mixtral_weights.h"
+#include "model/weights.h"
 #include "quantize/output/output_plan.h"
 #include "quantize/recipe.h"
 

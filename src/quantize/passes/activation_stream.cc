@@ -5,32 +5,18 @@
 #include "base/interrupt.h"
 
 namespace nibble {
-namespace {
-
-// A backend must leave a step even when something throws inside it.
-class Step {
- public:
-  Step(Backend& backend, const Batch& batch) : backend_(&backend) { backend.BeginStep(batch); }
-  ~Step() { backend_->EndStep(); }
-  Step(const Step&) = delete;
-  Step& operator=(const Step&) = delete;
-
- private:
-  Backend* backend_;
-};
-
-}  // namespace
-
-Workspace::Workspace(Backend& backend, const ModelConfig& config, int64_t max_tokens,
+Workspace::Workspace(Backend& backend, const ModelSpec& spec, int64_t max_tokens,
                      int64_t num_blocks)
-    : scratch(backend, config, max_tokens),
-      kv(backend, 1, num_blocks, kKvBlockSize, config.num_kv_heads, config.head_dim, DType::kF32),
-      x(backend.MakeActivation(max_tokens, config.hidden_size)) {}
+    : scratch(backend, spec, max_tokens), x(backend.MakeActivation(max_tokens, spec.hidden_size)) {
+  KvShape one_layer = spec.Kv(DType::kF32);
+  one_layer.num_layers = 1;
+  kv = backend.MakeKvPages(one_layer, num_blocks);
+}
 
 void ActivationStream::Embed(const Weight& table, HiddenStates& to) {
   for (const TokenBatch& batch : batches_->batches) {
     ThrowIfInterrupted();
-    const Step step(*backend_, batch.batch);
+    const Step step(*backend_, batch.batch, *workspace_->kv);
     backend_->Embed(table, workspace_->x);
     Download(batch.first_token, to);
   }
@@ -41,7 +27,7 @@ void ActivationStream::ForEach(const HiddenStates& from, HiddenStates* to,
   for (const TokenBatch& batch : batches_->batches) {
     ThrowIfInterrupted();
     workspace_->x.rows = batch.batch.num_tokens();
-    const Step scope(*backend_, batch.batch);
+    const Step scope(*backend_, batch.batch, *workspace_->kv);
     Upload(from, batch.first_token);
     step(batch);
     if (to != nullptr) Download(batch.first_token, *to);

@@ -2,12 +2,12 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "backend/backend.h"
 #include "model/decoder_layer.h"
-#include "model/kv_cache.h"
 #include "quantize/passes/hidden_states.h"
 #include "quantize/passes/token_batches.h"
 
@@ -15,10 +15,10 @@ namespace nibble {
 
 // What one step needs besides weights; made once and lent to every stream.
 struct Workspace {
-  Workspace(Backend& backend, const ModelConfig& config, int64_t max_tokens, int64_t num_blocks);
+  Workspace(Backend& backend, const ModelSpec& spec, int64_t max_tokens, int64_t num_blocks);
 
   LayerScratch scratch;
-  KvCache kv;  // one layer
+  std::unique_ptr<KvPages> kv;  // of one layer, which all take in turn
   Activation x;
   std::vector<float> host;  // a step's activations on their way to or from a file
 };

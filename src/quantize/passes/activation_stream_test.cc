@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "backend/host/host_data.h"
 #include "backend/make_backend.h"
 
 namespace nibble {
@@ -14,17 +15,17 @@ namespace {
 using ::testing::ElementsAre;
 
 TEST(ActivationStream, TakesEveryRowThroughTheStepsInOrder) {
-  ModelConfig config;
-  config.hidden_size = 2;
-  config.intermediate_size = 4;
-  config.num_heads = config.num_kv_heads = 1;
-  config.head_dim = 2;
-  config.num_experts = 2;
-  config.num_experts_per_token = 1;
+  LayerSpec layer;
+  layer.attention = {.num_heads = 1, .num_kv_heads = 1, .head_dim = 2};
+  layer.router = {.num_experts = 2, .top_k = 1};
+  layer.intermediate = 4;
+  ModelSpec spec;
+  spec.hidden_size = 2;
+  spec.layers = {layer};
   const auto backend = MakeBackend("reference");
   const std::vector<std::vector<int32_t>> sequences = {{0, 1, 2}, {1, 1}, {2}};
   const TokenBatches batches = CutIntoBatches(sequences, 4);
-  Workspace workspace(*backend, config, batches.max_tokens, batches.num_blocks);
+  Workspace workspace(*backend, spec, batches.max_tokens, batches.num_blocks);
   ActivationStream stream(batches, *backend, workspace);
 
   const Tensor table = Tensor::FromVector<float>({0, 10, 1, 11, 2, 12}, Shape{3, 2});
@@ -42,14 +43,14 @@ TEST(ActivationStream, TakesEveryRowThroughTheStepsInOrder) {
     std::vector<int64_t> firsts;
     stream.ForEach(hidden, &hidden, [&](const TokenBatch& batch) {
       firsts.push_back(batch.first_token);
-      for (int64_t row = 0; row < workspace.x.rows; ++row) workspace.x.row(row)[0] += 100;
+      for (int64_t row = 0; row < workspace.x.rows; ++row) HostRow(workspace.x, row)[0] += 100;
     });
     EXPECT_THAT(firsts, ElementsAre(0, 3));
     hidden.Load(0, rows);
     EXPECT_THAT(rows, ElementsAre(100, 10, 101, 11, 102, 12, 101, 11, 101, 11, 102, 12));
 
     // Without a destination nothing is kept.
-    stream.ForEach(hidden, nullptr, [&](const TokenBatch&) { workspace.x.row(0)[0] = -1; });
+    stream.ForEach(hidden, nullptr, [&](const TokenBatch&) { HostRow(workspace.x, 0)[0] = -1; });
     std::vector<float> after(12);
     hidden.Load(0, after);
     EXPECT_EQ(after, rows);

@@ -13,8 +13,8 @@ size_t Size(int64_t value) { return static_cast<size_t>(value); }
 
 }  // namespace
 
-void SelectSlots(const Routing& routing, int64_t first_token, const ExpertSelection& selection,
-                 int64_t first, int64_t last, Routing& slots) {
+void SelectSlots(const RoutingTable& routing, int64_t first_token, const ExpertSelection& selection,
+                 int64_t first, int64_t last, RoutingTable& slots) {
   slots = routing;
   slots.GroupByExpert(first, last);
   if (!selection.all_tokens && selection.extra_tokens.empty()) return;
@@ -51,7 +51,7 @@ RouterCensus::RouterCensus(int64_t num_tokens, int64_t num_experts, bool keep_pr
   if (keep_probabilities) probabilities_.resize(Size(num_tokens * num_experts));
 }
 
-void RouterCensus::Add(const Routing& routing, int64_t first_token) {
+void RouterCensus::Add(const RoutingTable& routing, int64_t first_token) {
   for (const int32_t expert : routing.experts) ++counts_[Size(expert)];
   if (probabilities_.empty()) return;
   for (int64_t token = 0; token < routing.num_tokens; ++token) {

@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "backend/batch.h"
+#include "backend/routing.h"
 
 namespace nibble {
 
@@ -19,8 +19,8 @@ struct ExpertSelection {
 
 // Fills `slots` with the slots of experts [first, last) for a step whose tokens were routed as in
 // `routing` and begin at `first_token` of the calibration set.
-void SelectSlots(const Routing& routing, int64_t first_token, const ExpertSelection& selection,
-                 int64_t first, int64_t last, Routing& slots);
+void SelectSlots(const RoutingTable& routing, int64_t first_token, const ExpertSelection& selection,
+                 int64_t first, int64_t last, RoutingTable& slots);
 
 // What the router said about all calibration tokens of a layer.
 class RouterCensus {
@@ -28,7 +28,7 @@ class RouterCensus {
   // `keep_probabilities`: for TopUp; 4 bytes a token and expert.
   RouterCensus(int64_t num_tokens, int64_t num_experts, bool keep_probabilities);
 
-  void Add(const Routing& routing, int64_t first_token);
+  void Add(const RoutingTable& routing, int64_t first_token);
 
   std::span<const int64_t> tokens_per_expert() const { return counts_; }
 

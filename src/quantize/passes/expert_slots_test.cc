@@ -12,8 +12,8 @@ using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
 // Four tokens, three experts, two each.
-Routing ExampleRouting() {
-  Routing routing;
+RoutingTable ExampleRouting() {
+  RoutingTable routing;
   routing.num_tokens = 4;
   routing.num_experts = 3;
   routing.top_k = 2;
@@ -25,14 +25,14 @@ Routing ExampleRouting() {
 }
 
 TEST(SelectSlots, RoutedTokensByDefault) {
-  Routing slots;
+  RoutingTable slots;
   SelectSlots(ExampleRouting(), 100, {}, 1, 3, slots);
   EXPECT_THAT(slots.expert_starts, ElementsAre(0, 0, 3, 4));
   EXPECT_THAT(slots.slot_tokens, ElementsAre(0, 2, 3, 1));
 }
 
 TEST(SelectSlots, AllTokensWhenAsked) {
-  Routing slots;
+  RoutingTable slots;
   ExpertSelection selection;
   selection.all_tokens = true;
   SelectSlots(ExampleRouting(), 100, selection, 0, 2, slots);
@@ -41,7 +41,7 @@ TEST(SelectSlots, AllTokensWhenAsked) {
 }
 
 TEST(SelectSlots, ExtraTokensInTheirPlaces) {
-  Routing slots;
+  RoutingTable slots;
   ExpertSelection selection;
   selection.extra_tokens = {{}, {}, {3, 99, 100, 103, 104}};
   SelectSlots(ExampleRouting(), 100, selection, 0, 3, slots);

@@ -17,19 +17,19 @@ size_t Size(int64_t value) { return static_cast<size_t>(value); }
 
 class AttentionTaps : public LayerObserver {
  public:
-  AttentionTaps(AttentionHessians& hessians, Linalg& linalg)
-      : hessians_(&hessians), linalg_(&linalg) {}
+  AttentionTaps(AttentionHessians& hessians, GptqAlgebra& algebra)
+      : hessians_(&hessians), algebra_(&algebra) {}
 
   void AttentionInput(const Activation& normed) override {
-    hessians_->input.Add(normed.data(), nullptr, normed.rows, *linalg_);
+    hessians_->input.Add(normed, nullptr, 0, normed.rows, *algebra_);
   }
   void AttentionOutput(const Activation& attended) override {
-    hessians_->output.Add(attended.data(), nullptr, attended.rows, *linalg_);
+    hessians_->output.Add(attended, nullptr, 0, attended.rows, *algebra_);
   }
 
  private:
   AttentionHessians* hessians_;
-  Linalg* linalg_;
+  GptqAlgebra* algebra_;
 };
 
 // Below this size a Gram update is too small to share among threads, and experts are done side by
@@ -38,37 +38,37 @@ constexpr int64_t kSmallHessian = 1024;
 
 }  // namespace
 
-LayerStatistics::LayerStatistics(const ModelConfig& config, Backend& backend,
-                                 ActivationStream& stream, Workspace& workspace,
+LayerStatistics::LayerStatistics(const ModelSpec& spec, Backend& backend, ActivationStream& stream,
+                                 Workspace& workspace,
                                  std::function<std::string(int64_t)> describe_token)
-    : config_(&config),
+    : spec_(&spec),
       backend_(&backend),
       stream_(&stream),
       workspace_(&workspace),
       describe_token_(std::move(describe_token)),
-      layer_(config, backend) {}
+      layer_(backend) {}
 
 void LayerStatistics::RunAttention(int64_t layer, const LayerWeights& weights,
                                    const HiddenStates& hidden, HiddenStates* middle,
                                    AttentionHessians& attention, RouterCensus& census,
                                    const ExpertSelection& selection,
                                    std::vector<ExpertHessians>* experts) {
-  AttentionTaps taps(attention, backend_->linalg());
+  AttentionTaps taps(attention, backend_->algebra());
   LayerScratch& scratch = workspace_->scratch;
   stream_->ForEach(hidden, middle, [&](const TokenBatch& batch) {
-    layer_.Attention(weights, workspace_->kv.layer(0), workspace_->x, scratch, &taps);
+    layer_.Attention(spec_->layer(layer), weights, 0, workspace_->x, scratch, &taps);
     if (!attention.input.finite()) {
-      ThrowNonFinite(layer, "the input of attention", scratch.normed.data(), scratch.normed.rows,
-                     scratch.normed.cols, nullptr, batch.first_token);
+      ThrowNonFinite(layer, "the input of attention", scratch.normed, nullptr, batch.first_token);
     }
     if (!attention.output.finite()) {
-      ThrowNonFinite(layer, "the output of attention", scratch.attended.data(),
-                     scratch.attended.rows, scratch.attended.cols, nullptr, batch.first_token);
+      ThrowNonFinite(layer, "the output of attention", scratch.attended, nullptr,
+                     batch.first_token);
     }
-    layer_.Route(weights, workspace_->x, scratch);
-    census.Add(scratch.routing, batch.first_token);
+    layer_.Route(spec_->layer(layer), weights, workspace_->x, scratch);
+    backend_->Download(*scratch.routing, routed_);
+    census.Add(routed_, batch.first_token);
     if (experts != nullptr) {
-      AddExperts(layer, weights, batch, selection, 0, config_->num_experts, *experts);
+      AddExperts(layer, weights, batch, selection, 0, routed_.num_experts, *experts);
     }
   });
 }
@@ -78,7 +78,8 @@ void LayerStatistics::RunExperts(int64_t layer, const LayerWeights& weights,
                                  int64_t first, int64_t last,
                                  std::vector<ExpertHessians>& hessians) {
   stream_->ForEach(middle, nullptr, [&](const TokenBatch& batch) {
-    layer_.Route(weights, workspace_->x, workspace_->scratch);
+    layer_.Route(spec_->layer(layer), weights, workspace_->x, workspace_->scratch);
+    backend_->Download(*workspace_->scratch.routing, routed_);
     AddExperts(layer, weights, batch, selection, first, last, hessians);
   });
 }
@@ -89,18 +90,19 @@ void LayerStatistics::AddExperts(int64_t layer, const LayerWeights& weights,
                                  int64_t first, int64_t last,
                                  std::vector<ExpertHessians>& hessians) {
   LayerScratch& scratch = workspace_->scratch;
-  std::swap(routing_, scratch.routing);  // keep what the router said
-  const int64_t capacity = scratch.g.capacity_rows();
+  // Slots that g has room for, whatever shape it had last.
+  const int64_t capacity = scratch.g.capacity / spec_->layer(layer).intermediate;
   for (int64_t begin = first; begin < last;) {
     int64_t end = last;
-    SelectSlots(routing_, batch.first_token, selection, begin, end, scratch.routing);
-    if (scratch.routing.num_slots() > capacity) {
+    SelectSlots(routed_, batch.first_token, selection, begin, end, slots_);
+    if (slots_.num_slots() > capacity) {
       end = begin + 1;
-      while (scratch.routing.expert_starts[Size(end) + 1] <= capacity) ++end;
-      SelectSlots(routing_, batch.first_token, selection, begin, end, scratch.routing);
+      while (slots_.expert_starts[Size(end) + 1] <= capacity) ++end;
+      SelectSlots(routed_, batch.first_token, selection, begin, end, slots_);
     }
+    backend_->Upload(slots_, *scratch.routing);
     layer_.ExpertsMiddle(weights, scratch);
-    AddSlots(scratch.routing, begin, end, hessians, first);
+    AddSlots(begin, end, hessians, first);
     for (int64_t expert = begin; expert < end; ++expert) {
       const ExpertHessians& sums = hessians[Size(expert - first)];
       if (sums.input.finite() && sums.middle.finite()) continue;
@@ -108,58 +110,56 @@ void LayerStatistics::AddExperts(int64_t layer, const LayerWeights& weights,
       ThrowNonFinite(
           layer,
           fmt::format("{} of expert {}", sums.input.finite() ? "w2's input" : "the input", expert),
-          x.data(), x.rows, x.cols, sums.input.finite() ? &scratch.routing.slot_tokens : nullptr,
-          batch.first_token);
+          x, sums.input.finite() ? &slots_.slot_tokens : nullptr, batch.first_token);
     }
     begin = end;
   }
 }
 
-void LayerStatistics::AddSlots(const Routing& slots, int64_t first, int64_t last,
-                               std::vector<ExpertHessians>& hessians, int64_t hessians_first) {
+void LayerStatistics::AddSlots(int64_t first, int64_t last, std::vector<ExpertHessians>& hessians,
+                               int64_t hessians_first) {
   const LayerScratch& scratch = workspace_->scratch;
-  Linalg& linalg = backend_->linalg();
+  GptqAlgebra& algebra = backend_->algebra();
   struct Sum {
     Hessian* hessian;
-    const float* x;
+    const Activation* x;
     const int32_t* rows;
+    int64_t first;
     int64_t count;
     int64_t work() const { return count * hessian->size() * hessian->size(); }
   };
   std::vector<Sum> sums;
   for (int64_t expert = first; expert < last; ++expert) {
-    const int64_t begin = slots.expert_starts[Size(expert)];
-    const int64_t count = slots.expert_starts[Size(expert) + 1] - begin;
+    const int64_t begin = slots_.expert_starts[Size(expert)];
+    const int64_t count = slots_.expert_starts[Size(expert) + 1] - begin;
     if (count == 0) continue;
     ExpertHessians& of_expert = hessians[Size(expert - hessians_first)];
-    sums.push_back({&of_expert.input, scratch.h.data(), slots.slot_tokens.data() + begin, count});
-    sums.push_back({&of_expert.middle, scratch.g.row(begin), nullptr, count});
+    sums.push_back({&of_expert.input, &scratch.h, slots_.slot_tokens.data() + begin, 0, count});
+    sums.push_back({&of_expert.middle, &scratch.g, nullptr, begin, count});
   }
   // The largest first: no thread should start on one when the others are done.
   std::ranges::sort(sums, std::greater(), &Sum::work);
   const auto add = [&](int64_t index, int) {
     const Sum& sum = sums[Size(index)];
-    sum.hessian->Add(sum.x, sum.rows, sum.count, linalg);
+    sum.hessian->Add(*sum.x, sum.rows, sum.first, sum.count, algebra);
   };
   const int64_t count = static_cast<int64_t>(sums.size());
-  if (count >= 2 * linalg.num_threads() &&
-      std::max(config_->hidden_size, config_->intermediate_size) <= kSmallHessian) {
-    linalg.ParallelFor(count, add);
+  if (count >= 2 * algebra.threads().num_threads() &&
+      std::max(scratch.h.cols, scratch.g.cols) <= kSmallHessian) {
+    algebra.threads().ParallelFor(count, add);
   } else {
     for (int64_t index = 0; index < count; ++index) add(index, 0);
   }
 }
 
-void LayerStatistics::ThrowNonFinite(int64_t layer, const std::string& where, const float* x,
-                                     int64_t rows, int64_t cols,
+void LayerStatistics::ThrowNonFinite(int64_t layer, const std::string& where, const Activation& x,
                                      const std::vector<int32_t>* slot_tokens,
                                      int64_t first_token) const {
-  int64_t bad = 0;  // or no value is: their squares overflow
-  for (int64_t i = 0; i < rows * cols; ++i) {
-    if (std::isfinite(x[i])) continue;
-    bad = i / cols;
-    break;
-  }
+  std::vector<float> host(Size(x.rows * x.cols));
+  backend_->Download(x, host);
+  const auto found = std::ranges::find_if(host, [](float value) { return !std::isfinite(value); });
+  // Row 0 also stands for "all values are finite, but their squares overflow".
+  const int64_t bad = found == host.end() ? 0 : (found - host.begin()) / x.cols;
   const int64_t token = slot_tokens != nullptr ? (*slot_tokens)[Size(bad)] : bad;
   throw Error(ErrorCode::kInvalidData,
               fmt::format("layer {}: {} is not finite (or its square overflows) at {}; check the "

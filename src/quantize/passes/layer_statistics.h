@@ -27,7 +27,7 @@ struct ExpertHessians {
 class LayerStatistics {
  public:
   // `describe_token` says where a calibration token comes from, for errors about its activations.
-  LayerStatistics(const ModelConfig& config, Backend& backend, ActivationStream& stream,
+  LayerStatistics(const ModelSpec& spec, Backend& backend, ActivationStream& stream,
                   Workspace& workspace, std::function<std::string(int64_t)> describe_token);
 
   // One pass through attention and router. `hidden` holds the layer's inputs. With `middle`, the
@@ -48,21 +48,21 @@ class LayerStatistics {
   void AddExperts(int64_t layer, const LayerWeights& weights, const TokenBatch& batch,
                   const ExpertSelection& selection, int64_t first, int64_t last,
                   std::vector<ExpertHessians>& hessians);
-  void AddSlots(const Routing& slots, int64_t first, int64_t last,
-                std::vector<ExpertHessians>& hessians, int64_t hessians_first);
+  void AddSlots(int64_t first, int64_t last, std::vector<ExpertHessians>& hessians,
+                int64_t hessians_first);
   // Throws about the first row of `x` that is not finite; slot_tokens maps rows to tokens, if any.
-  [[noreturn]] void ThrowNonFinite(int64_t layer, const std::string& where, const float* x,
-                                   int64_t rows, int64_t cols,
+  [[noreturn]] void ThrowNonFinite(int64_t layer, const std::string& where, const Activation& x,
                                    const std::vector<int32_t>* slot_tokens,
                                    int64_t first_token) const;
 
-  const ModelConfig* config_;
+  const ModelSpec* spec_;
   Backend* backend_;
   ActivationStream* stream_;
   Workspace* workspace_;
   std::function<std::string(int64_t)> describe_token_;
   DecoderLayer layer_;
-  Routing routing_;
+  RoutingTable routed_;  // what the router said about the step at hand
+  RoutingTable slots_;   // those that are run at once
 };
 
 }  // namespace nibble

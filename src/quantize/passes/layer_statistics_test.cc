@@ -5,6 +5,7 @@
 #include <cmath>
 #include <map>
 
+#include "backend/host/host_data.h"
 #include "backend/make_backend.h"
 #include "tests/support/random_mixtral.h"
 #include "tests/support/temporary_directory.h"
@@ -21,19 +22,21 @@ class Recorder : public LayerObserver {
  public:
   void AttentionInput(const Activation& x) override { Append(attention_input, x); }
   void AttentionOutput(const Activation& x) override { Append(attention_output, x); }
-  void ExpertInput(const Activation& h, const Routing& routing) override {
+  void ExpertInput(const Activation& h, const Routing& on_host) override {
+    const RoutingTable& routing = HostTable(on_host);
     for (int64_t e = 0; e < routing.num_experts; ++e) {
       for (int32_t slot = routing.expert_starts[static_cast<size_t>(e)];
            slot < routing.expert_starts[static_cast<size_t>(e) + 1]; ++slot) {
-        const float* const row = h.row(routing.slot_tokens[static_cast<size_t>(slot)]);
+        const float* const row = HostRow(h, routing.slot_tokens[static_cast<size_t>(slot)]);
         expert_input[e].insert(expert_input[e].end(), row, row + h.cols);
       }
     }
   }
-  void ExpertMiddle(const Activation& g, const Routing& routing) override {
+  void ExpertMiddle(const Activation& g, const Routing& on_host) override {
+    const RoutingTable& routing = HostTable(on_host);
     for (int64_t e = 0; e < routing.num_experts; ++e) {
-      const float* const begin = g.row(routing.expert_starts[static_cast<size_t>(e)]);
-      const float* const end = g.row(routing.expert_starts[static_cast<size_t>(e) + 1]);
+      const float* const begin = HostRow(g, routing.expert_starts[static_cast<size_t>(e)]);
+      const float* const end = HostRow(g, routing.expert_starts[static_cast<size_t>(e) + 1]);
       expert_middle[e].insert(expert_middle[e].end(), begin, end);
     }
   }
@@ -43,7 +46,7 @@ class Recorder : public LayerObserver {
 
  private:
   static void Append(std::vector<float>& to, const Activation& x) {
-    to.insert(to.end(), x.data(), x.data() + x.rows * x.cols);
+    to.insert(to.end(), HostData(x), HostData(x) + x.rows * x.cols);
   }
 };
 
@@ -87,7 +90,8 @@ class LayerStatisticsTest : public ::testing::Test {
 TEST_F(LayerStatisticsTest, SumsAreThoseOfAPlainForwardHoweverExpertsAreGrouped) {
   for (const char* name : {"reference", "cpu"}) {
     const auto backend = MakeBackend(name, {.threads = 2, .instruction_set = {}});
-    Workspace workspace(*backend, config(), batches_.max_tokens, batches_.num_blocks);
+    const ModelSpec spec = SpecOf(config());
+    Workspace workspace(*backend, spec, batches_.max_tokens, batches_.num_blocks);
     ActivationStream stream(batches_, *backend, workspace);
     const LayerWeights weights = LoadLayer(*checkpoint_, 0, *backend);
     OuterWeights outer = LoadOuter(*checkpoint_, *backend);
@@ -96,9 +100,9 @@ TEST_F(LayerStatisticsTest, SumsAreThoseOfAPlainForwardHoweverExpertsAreGrouped)
     stream.Embed(*outer.embedding, hidden);
 
     Recorder recorder;
-    const DecoderLayer layer(config(), *backend);
+    const DecoderLayer layer(*backend);
     stream.ForEach(hidden, nullptr, [&](const TokenBatch&) {
-      layer.Forward(weights, workspace.kv.layer(0), workspace.x, workspace.scratch, &recorder);
+      layer.Forward(spec.layer(0), weights, 0, workspace.x, workspace.scratch, &recorder);
     });
 
     const auto make = [&](int64_t count) {
@@ -108,7 +112,7 @@ TEST_F(LayerStatisticsTest, SumsAreThoseOfAPlainForwardHoweverExpertsAreGrouped)
       }
       return hessians;
     };
-    LayerStatistics statistics(config(), *backend, stream, workspace,
+    LayerStatistics statistics(spec, *backend, stream, workspace,
                                [](int64_t token) { return std::to_string(token); });
     AttentionHessians attention{Hessian(config().hidden_size),
                                 Hessian(config().num_heads * config().head_dim)};
@@ -141,7 +145,8 @@ TEST_F(LayerStatisticsTest, SumsAreThoseOfAPlainForwardHoweverExpertsAreGrouped)
 
 TEST_F(LayerStatisticsTest, AllExpertsMaySeeAllTokens) {
   const auto backend = MakeBackend("cpu", {.threads = 2, .instruction_set = {}});
-  Workspace workspace(*backend, config(), batches_.max_tokens, batches_.num_blocks);
+  const ModelSpec spec = SpecOf(config());
+  Workspace workspace(*backend, spec, batches_.max_tokens, batches_.num_blocks);
   ActivationStream stream(batches_, *backend, workspace);
   const LayerWeights weights = LoadLayer(*checkpoint_, 0, *backend);
   const OuterWeights outer = LoadOuter(*checkpoint_, *backend);
@@ -151,7 +156,7 @@ TEST_F(LayerStatisticsTest, AllExpertsMaySeeAllTokens) {
   for (int e = 0; e < 5; ++e) {
     hessians.push_back({Hessian(config().hidden_size), Hessian(config().intermediate_size)});
   }
-  LayerStatistics statistics(config(), *backend, stream, workspace,
+  LayerStatistics statistics(spec, *backend, stream, workspace,
                              [](int64_t token) { return std::to_string(token); });
   ExpertSelection selection;
   selection.all_tokens = true;

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <utility>
 
+#include "backend/host/log_softmax.h"
 #include "base/check.h"
 #include "nibble/error.h"
 
@@ -13,77 +15,55 @@ namespace {
 constexpr size_t kMaxCompared = 256;  // positions whose logits are compared
 constexpr size_t kLogitRows = 64;     // computed at a time
 
-double LogSumExp(std::span<const float> logits) {
-  const float highest = *std::max_element(logits.begin(), logits.end());
-  float sum = 0;  // at most as many terms as the vocabulary has, each at most 1
-  double total = 0;
-  size_t in_sum = 0;
-  for (const float logit : logits) {
-    sum += std::exp(logit - highest);
-    if (++in_sum == 256) {
-      total += static_cast<double>(std::exchange(sum, 0.0f));
-      in_sum = 0;
-    }
-  }
-  return static_cast<double>(highest) + std::log(total + static_cast<double>(sum));
-}
-
-size_t ArgMax(std::span<const float> logits) {
-  return static_cast<size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-}
-
 }  // namespace
 
 double ProbeScore::perplexity() const {
   return tokens == 0 ? 0 : std::exp(nll / static_cast<double>(tokens));
 }
 
-Probe::Probe(const ModelConfig& config, const TokenBatches& batches, Backend& backend,
+Probe::Probe(const ModelSpec& spec, const TokenBatches& batches, Backend& backend,
              Workspace& workspace, const OuterWeights& outer)
-    : config_(&config),
+    : spec_(&spec),
       batches_(&batches),
       backend_(&backend),
       workspace_(&workspace),
       outer_(&outer),
-      layer_(config, backend),
+      layer_(backend),
       stream_(batches, backend, workspace),
-      hidden_(HiddenStates::InMemory(batches.num_tokens, config.hidden_size)),
-      middle_(HiddenStates::InMemory(batches.num_tokens, config.hidden_size)) {
+      hidden_(HiddenStates::InMemory(batches.num_tokens, spec.hidden_size)),
+      middle_(HiddenStates::InMemory(batches.num_tokens, spec.hidden_size)),
+      logits_(backend.MakeLogitRows(kLogitRows, spec.vocab_size)) {
   NIBBLE_CHECK(batches.batches.size() <= 1);
 }
 
 void Probe::Embed() { stream_.Embed(*outer_->embedding, hidden_); }
 
-void Probe::RunAttention(const LayerWeights& weights) {
+void Probe::RunAttention(int64_t layer, const LayerWeights& weights) {
   stream_.ForEach(hidden_, &middle_, [&](const TokenBatch&) {
-    layer_.Attention(weights, workspace_->kv.layer(0), workspace_->x, workspace_->scratch);
+    layer_.Attention(spec_->layer(layer), weights, 0, workspace_->x, workspace_->scratch);
   });
   stream_.ForEach(middle_, &hidden_, [](const TokenBatch&) {});
 }
 
-void Probe::RunExperts(const LayerWeights& weights, int64_t first, int64_t last) {
+void Probe::RunExperts(int64_t layer, const LayerWeights& weights, int64_t first, int64_t last) {
   LayerScratch& scratch = workspace_->scratch;
   stream_.ForEach(middle_, &hidden_, [&](const TokenBatch& batch) {
-    layer_.Route(weights, workspace_->x, scratch);
-    scratch.routing.GroupByExpert(first, last);
+    layer_.Route(spec_->layer(layer), weights, workspace_->x, scratch);
+    backend_->Download(*scratch.routing, slots_);
+    slots_.GroupByExpert(first, last);
+    backend_->Upload(slots_, *scratch.routing);
     stream_.Upload(hidden_, batch.first_token);  // what experts before `first` have added to
     layer_.Experts(weights, workspace_->x, scratch);
   });
 }
 
 void Probe::ForEachLogits(const HiddenStates& hidden, std::span<const int32_t> rows,
-                          const std::function<void(size_t, std::span<const float>)>& visit) {
-  const HeadWeights head{.norm = outer_->final_norm.get(),
-                         .head = outer_->head.get(),
-                         .norm_eps = static_cast<float>(config_->rms_norm_eps)};
-  const size_t vocab = static_cast<size_t>(config_->vocab_size);
-  std::vector<float> logits(kLogitRows * vocab);
+                          const std::function<void(size_t, const LogitRows&)>& visit) {
   stream_.ForEach(hidden, nullptr, [&](const TokenBatch&) {
     for (size_t first = 0; first < rows.size(); first += kLogitRows) {
-      const size_t count = std::min(kLogitRows, rows.size() - first);
-      const std::span<float> out = std::span(logits).first(count * vocab);
-      backend_->Logits(workspace_->x, head, rows.subspan(first, count), out);
-      for (size_t i = 0; i < count; ++i) visit(first + i, out.subspan(i * vocab, vocab));
+      backend_->Head(workspace_->x, outer_->head_weights(spec_->norm_eps),
+                     rows.subspan(first, std::min(kLogitRows, rows.size() - first)), *logits_);
+      visit(first, *logits_);
     }
   });
 }
@@ -96,31 +76,39 @@ Divergence Probe::Compare(const HiddenStates& quantized) {
   for (size_t i = 0; i < num_rows; ++i) {
     rows.push_back(static_cast<int32_t>(i * static_cast<size_t>(num_tokens()) / num_rows));
   }
-  const size_t vocab = static_cast<size_t>(config_->vocab_size);
+  const size_t vocab = static_cast<size_t>(spec_->vocab_size);
   std::vector<float> original(num_rows * vocab);
-  ForEachLogits(hidden_, rows, [&](size_t i, std::span<const float> logits) {
-    std::copy(logits.begin(), logits.end(), original.begin() + static_cast<int64_t>(i * vocab));
+  const auto rows_of = [&](size_t first, const LogitRows& logits) {
+    return std::pair{first * vocab, static_cast<size_t>(logits.num_rows()) * vocab};
+  };
+  ForEachLogits(hidden_, rows, [&](size_t first, const LogitRows& logits) {
+    const auto [begin, size] = rows_of(first, logits);
+    logits.Read(0, std::span(original).subspan(begin, size));
+  });
+  std::vector<float> of_quantized(kLogitRows * vocab);
+  std::vector<RowComparison> comparisons(num_rows);
+  ForEachLogits(quantized, rows, [&](size_t first, const LogitRows& logits) {
+    const auto [begin, size] = rows_of(first, logits);
+    logits.Read(0, std::span(of_quantized).first(size));
+    backend_->threads().ParallelFor(logits.num_rows(), [&](int64_t row, int /*thread*/) {
+      const size_t i = static_cast<size_t>(row);
+      comparisons[first + i] =
+          CompareRows(std::span(original).subspan((first + i) * vocab, vocab),
+                      std::span(of_quantized).subspan(i * vocab, vocab), /*token=*/0);
+    });
   });
   double kl_sum = 0;
   int64_t agreements = 0;
-  ForEachLogits(quantized, rows, [&](size_t i, std::span<const float> q) {
-    const std::span<const float> p = std::span(original).subspan(i * vocab, vocab);
-    const double p_norm = LogSumExp(p);
-    const double q_norm = LogSumExp(q);
-    double kl = 0;
-    for (size_t v = 0; v < vocab; ++v) {
-      const float probability = std::exp(static_cast<float>(static_cast<double>(p[v]) - p_norm));
-      kl += static_cast<double>(probability * (p[v] - q[v]));
-    }
-    kl_sum += kl + q_norm - p_norm;
-    agreements += ArgMax(p) == ArgMax(q);
-  });
+  for (const RowComparison& comparison : comparisons) {
+    kl_sum += comparison.kl;
+    agreements += comparison.same_top;
+  }
   const double positions = static_cast<double>(num_rows);
   result.positions = static_cast<int64_t>(num_rows);
   result.kl = kl_sum / positions;
   result.top1_agreement = static_cast<double>(agreements) / positions;
 
-  const size_t size = static_cast<size_t>(num_tokens() * config_->hidden_size);
+  const size_t size = static_cast<size_t>(num_tokens() * spec_->hidden_size);
   std::vector<float> a(size), b(size);
   hidden_.Load(0, a);
   quantized.Load(0, b);
@@ -151,10 +139,14 @@ ProbeScore Probe::Score(const HiddenStates& hidden) {
       rows.push_back(row);
     }
   }
-  ForEachLogits(hidden, rows, [&](size_t i, std::span<const float> logits) {
-    const int32_t next = batch.tokens[static_cast<size_t>(rows[i]) + 1];
-    score.nll += LogSumExp(logits) - static_cast<double>(logits[static_cast<size_t>(next)]);
+  std::vector<TokenScore> scores(rows.size());
+  std::vector<int32_t> next;
+  for (const int32_t row : rows) next.push_back(batch.tokens[static_cast<size_t>(row) + 1]);
+  ForEachLogits(hidden, rows, [&](size_t first, const LogitRows& logits) {
+    const size_t count = static_cast<size_t>(logits.num_rows());
+    logits.Score(std::span(next).subspan(first, count), std::span(scores).subspan(first, count));
   });
+  for (const TokenScore& token : scores) score.nll -= token.log_probability;
   score.tokens = static_cast<int64_t>(rows.size());
   return score;
 }

@@ -24,8 +24,8 @@ class Probe {
   static constexpr int64_t kMaxTokens = 1024;
 
   // `batches` holds at most one step. `outer` (final norm and head) and the rest must outlive this.
-  Probe(const ModelConfig& config, const TokenBatches& batches, Backend& backend,
-        Workspace& workspace, const OuterWeights& outer);
+  Probe(const ModelSpec& spec, const TokenBatches& batches, Backend& backend, Workspace& workspace,
+        const OuterWeights& outer);
 
   bool empty() const { return batches_->num_tokens == 0; }
   int64_t num_tokens() const { return batches_->num_tokens; }
@@ -33,8 +33,8 @@ class Probe {
   void Embed();
   // The layer in two strokes, the second repeated for runs of experts in increasing order; only the
   // weights concerned need be there.
-  void RunAttention(const LayerWeights& weights);
-  void RunExperts(const LayerWeights& weights, int64_t first, int64_t last);
+  void RunAttention(int64_t layer, const LayerWeights& weights);
+  void RunExperts(int64_t layer, const LayerWeights& weights, int64_t first, int64_t last);
 
   // Compares with the first rows of the quantized stream. Throws kInvalidData if its logits are not
   // finite.
@@ -45,11 +45,11 @@ class Probe {
   const HiddenStates& original() const { return hidden_; }
 
  private:
-  // Calls visit(index into rows, logits [vocab]) for rows of `hidden`.
+  // The logits of rows of `hidden`, a few at a time; `first` is an index into rows.
   void ForEachLogits(const HiddenStates& hidden, std::span<const int32_t> rows,
-                     const std::function<void(size_t, std::span<const float>)>& visit);
+                     const std::function<void(size_t first, const LogitRows& logits)>& visit);
 
-  const ModelConfig* config_;
+  const ModelSpec* spec_;
   const TokenBatches* batches_;
   Backend* backend_;
   Workspace* workspace_;
@@ -58,6 +58,8 @@ class Probe {
   ActivationStream stream_;
   HiddenStates hidden_;  // after the last finished layer, or growing by experts
   HiddenStates middle_;  // between attention and experts
+  RoutingTable slots_;
+  std::unique_ptr<LogitRows> logits_;
 };
 
 }  // namespace nibble

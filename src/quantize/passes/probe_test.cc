@@ -23,34 +23,36 @@ class ProbeTest : public ::testing::Test {
     backend_ = MakeBackend("cpu", {.threads = 2, .instruction_set = {}});
     sequences_ = {RandomTokens(30, 101, 1), RandomTokens(17, 101, 2)};
     batches_ = CutIntoBatches(sequences_, 64);
-    workspace_ = std::make_unique<Workspace>(*backend_, checkpoint_->config(), 64, 8);
+    spec_ = SpecOf(checkpoint_->config());
+    workspace_ = std::make_unique<Workspace>(*backend_, spec_, 64, 8);
     outer_ = LoadOuter(*checkpoint_, *backend_);
   }
 
-  Probe MakeProbe() {
-    return Probe(checkpoint_->config(), batches_, *backend_, *workspace_, outer_);
-  }
+  Probe MakeProbe() { return Probe(spec_, batches_, *backend_, *workspace_, outer_); }
 
   TemporaryDirectory directory_;
   std::unique_ptr<Checkpoint> checkpoint_;
   std::unique_ptr<Backend> backend_;
   std::vector<std::vector<int32_t>> sequences_;
   TokenBatches batches_;
+  ModelSpec spec_;
   std::unique_ptr<Workspace> workspace_;
   OuterWeights outer_;
 };
 
 TEST_F(ProbeTest, ComputesWhatTheWholeModelComputesHoweverExpertsAreGrouped) {
-  Mixtral model(*checkpoint_, *backend_, 64);
-  const Perplexity expected = Summarize(ScoreSequences(model, sequences_));
+  Model model(*checkpoint_, *backend_, 64);
+  std::vector<ScoredSequence> scored;
+  for (const auto& tokens : sequences_) scored.push_back({tokens});
+  const Perplexity expected = PerplexityOf(ScoreSequences(model, scored));
   for (const int64_t group : {1, 2, 5}) {
     Probe probe = MakeProbe();
     probe.Embed();
     for (int64_t layer = 0; layer < 2; ++layer) {
       const LayerWeights weights = LoadLayer(*checkpoint_, layer, *backend_);
-      probe.RunAttention(weights);
+      probe.RunAttention(layer, weights);
       for (int64_t first = 0; first < 5; first += group) {
-        probe.RunExperts(weights, first, std::min<int64_t>(first + group, 5));
+        probe.RunExperts(layer, weights, first, std::min<int64_t>(first + group, 5));
       }
     }
     const ProbeScore score = probe.Score(probe.original());

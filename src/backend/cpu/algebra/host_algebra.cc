@@ -8,6 +8,7 @@
 #include "backend/cpu/algebra/small_matrices.h"
 #include "backend/cpu/algebra/split_product.h"
 #include "backend/cpu/memory.h"
+#include "backend/host/host_data.h"
 
 namespace nibble {
 namespace {
@@ -34,17 +35,16 @@ int64_t TopRows(int64_t n) {
   return std::min(kMaxRows, (n / 2 + 63) / 64 * 64);
 }
 
-class OpenBlasLinalg : public Linalg {
+class HostAlgebra : public GptqAlgebra {
  public:
-  explicit OpenBlasLinalg(ThreadPool& pool) : pool_(&pool) {}
+  explicit HostAlgebra(ThreadPool& pool) : pool_(&pool) {}
 
-  void GramUpdate(const float* x, const int32_t* rows, int64_t count, int64_t cols,
+  ThreadPool& threads() override { return *pool_; }
+  void GramUpdate(const Activation& x, const int32_t* rows, int64_t first, int64_t count,
                   float* h) override;
   int64_t InverseCholesky(float* h, int64_t n) override;
   void TransposedMultiplyAdd(float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
                              float* c, int64_t ldc, int64_t m, int64_t n, int64_t k) override;
-  void ParallelFor(int64_t count, const std::function<void(int64_t, int)>& body) override;
-  int num_threads() const override { return pool_->num_threads(); }
 
  private:
   // Loaded when first needed: what only runs a model needs none. From any thread.
@@ -68,31 +68,19 @@ class OpenBlasLinalg : public Linalg {
   std::once_flag blas_loaded_;
   std::optional<OpenBlas> blas_;
   const bool tiles_ = cpu::HasTileProducts();
-  bool inside_ = false;  // a ParallelFor is running; its bodies may read this
   cpu::Scratch gathered_;
   cpu::Scratch scratch_;
 };
 
-void OpenBlasLinalg::ParallelFor(int64_t count, const std::function<void(int64_t, int)>& body) {
-  if (inside_) {
-    for (int64_t i = 0; i < count; ++i) body(i, 0);
-    return;
-  }
-  struct Scope {
-    bool* flag;
-    explicit Scope(bool* f) : flag(f) { *flag = true; }
-    ~Scope() { *flag = false; }
-  };
-  const Scope scope(&inside_);
-  pool_->ParallelFor(count, body);
-}
-
-void OpenBlasLinalg::GramUpdate(const float* x, const int32_t* rows, int64_t count, int64_t cols,
-                                float* h) {
+void HostAlgebra::GramUpdate(const Activation& activation, const int32_t* rows, int64_t first_row,
+                             int64_t count, float* h) {
+  const int64_t cols = activation.cols;
+  const float* const x = rows == nullptr ? HostRow(activation, first_row) : HostData(activation);
   if (cols <= kSmallGram) {
-    const int64_t parts = inside_ ? 1 : std::min<int64_t>(num_threads(), (cols + 63) / 64);
+    const int64_t parts =
+        pool_->InBody() ? 1 : std::min<int64_t>(pool_->num_threads(), (cols + 63) / 64);
     const cpu::GramInputs inputs{.x = x, .rows = rows, .count = count, .cols = cols};
-    ParallelFor(parts, [&](int64_t part, int) {
+    pool_->ParallelFor(parts, [&](int64_t part, int) {
       cpu::AddSmallGram(inputs, static_cast<int>(part), static_cast<int>(parts), h);
     });
     return;
@@ -100,23 +88,23 @@ void OpenBlasLinalg::GramUpdate(const float* x, const int32_t* rows, int64_t cou
   if (rows == nullptr) return LargeGramUpdate(x, count, cols, h);
   cpu::Scratch own;
   float* const gathered =
-      (inside_ ? own : gathered_).Get<float>(std::min(kGatheredRows, count) * cols);
+      (pool_->InBody() ? own : gathered_).Get<float>(std::min(kGatheredRows, count) * cols);
   for (int64_t first = 0; first < count; first += kGatheredRows) {
     const int64_t some = std::min(kGatheredRows, count - first);
-    ParallelFor(some, [&](int64_t i, int) {
+    pool_->ParallelFor(some, [&](int64_t i, int) {
       std::copy_n(x + rows[first + i] * cols, cols, gathered + i * cols);
     });
     LargeGramUpdate(gathered, some, cols, h);
   }
 }
 
-void OpenBlasLinalg::LargeGramUpdate(const float* x, int64_t rows, int64_t cols, float* h) {
+void HostAlgebra::LargeGramUpdate(const float* x, int64_t rows, int64_t cols, float* h) {
   const int64_t side = GramTile(cols);
   const int64_t count = (cols + side - 1) / side;
   const auto size = [&](int64_t tile) { return std::min(side, cols - tile * side); };
   // Off-diagonal tiles first: they cost twice as much, and what is left for last should be small.
   const int64_t num_off = count * (count - 1) / 2;
-  ParallelFor(num_off + count, [&](int64_t index, int) {
+  pool_->ParallelFor(num_off + count, [&](int64_t index, int) {
     int64_t i = 0;
     int64_t j = index - num_off;
     if (index < num_off) {
@@ -146,20 +134,20 @@ void OpenBlasLinalg::LargeGramUpdate(const float* x, int64_t rows, int64_t cols,
   });
 }
 
-void OpenBlasLinalg::TransposedMultiplyAdd(float alpha, const float* a, int64_t lda, const float* b,
-                                           int64_t ldb, float* c, int64_t ldc, int64_t m, int64_t n,
-                                           int64_t k) {
+void HostAlgebra::TransposedMultiplyAdd(float alpha, const float* a, int64_t lda, const float* b,
+                                        int64_t ldb, float* c, int64_t ldc, int64_t m, int64_t n,
+                                        int64_t k) {
   constexpr int64_t kRows = 512;
-  ParallelFor((m + kRows - 1) / kRows, [&](int64_t index, int) {
+  pool_->ParallelFor((m + kRows - 1) / kRows, [&](int64_t index, int) {
     const int64_t row = index * kRows;
     Multiply(true, false, std::min(kRows, m - row), n, k, alpha, a + row, lda, b, ldb,
              c + row * ldc, ldc);
   });
 }
 
-void OpenBlasLinalg::Multiply(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k,
-                              float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
-                              float* c, int64_t ldc) {
+void HostAlgebra::Multiply(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k,
+                           float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
+                           float* c, int64_t ldc) {
   if (!tiles_) {
     Blas().Gemm(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, c, ldc);
     return;
@@ -169,9 +157,8 @@ void OpenBlasLinalg::Multiply(bool transpose_a, bool transpose_b, int64_t m, int
                    {.data = c, .stride = ldc});
 }
 
-void OpenBlasLinalg::TimesTransposedUpper(int64_t m, int64_t n, int64_t k, const float* a,
-                                          int64_t lda, const float* v, int64_t ldv, float* c,
-                                          int64_t ldc) {
+void HostAlgebra::TimesTransposedUpper(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda,
+                                       const float* v, int64_t ldv, float* c, int64_t ldc) {
   if (tiles_) {
     cpu::TileProduct({.data = a, .stride = lda}, {.data = v, .stride = ldv, .upper = true}, m, n, k,
                      1.0f, {.data = c, .stride = ldc, .set = true});
@@ -182,8 +169,8 @@ void OpenBlasLinalg::TimesTransposedUpper(int64_t m, int64_t n, int64_t k, const
   Blas().Gemm(false, true, m, n, k - n, 1.0f, a + n, lda, v + n, ldv, c, ldc);
 }
 
-void OpenBlasLinalg::TimesUpper(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda,
-                                const float* v, int64_t ldv, float* c, int64_t ldc) {
+void HostAlgebra::TimesUpper(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda,
+                             const float* v, int64_t ldv, float* c, int64_t ldc) {
   if (tiles_) {
     cpu::TileProduct(
         {.data = a, .stride = lda},
@@ -196,11 +183,11 @@ void OpenBlasLinalg::TimesUpper(int64_t m, int64_t n, int64_t k, const float* a,
   Blas().Gemm(false, false, m, n, k - n, 1.0f, a, lda, v, ldv, c, ldc);
 }
 
-int64_t OpenBlasLinalg::InverseCholesky(float* h, int64_t n) {
+int64_t HostAlgebra::InverseCholesky(float* h, int64_t n) {
   if (n <= kSmallFactor) return cpu::SmallInverseCholesky(h, n, n);
   const int64_t rows = TopRows(n);
   cpu::Scratch own;
-  float* const scratch = (inside_ ? own : scratch_).Get<float>(rows * (n - rows));
+  float* const scratch = (pool_->InBody() ? own : scratch_).Get<float>(rows * (n - rows));
   return Factor(h, n, n, n <= 4096 ? 256 : kSmallFactor, scratch);
 }
 
@@ -211,7 +198,7 @@ int64_t OpenBlasLinalg::InverseCholesky(float* h, int64_t n) {
 //                                      0   V
 // its inverse or its own Cholesky factor ever being formed, and nearly all of it is long matrix
 // products, whose tiles are a function of the size alone.
-int64_t OpenBlasLinalg::Factor(float* h, int64_t n, int64_t stride, int64_t leaf, float* p) {
+int64_t HostAlgebra::Factor(float* h, int64_t n, int64_t stride, int64_t leaf, float* p) {
   if (n <= leaf) return cpu::SmallInverseCholesky(h, n, stride);
   const int64_t top = TopRows(n);
   const int64_t rest = n - top;
@@ -231,7 +218,7 @@ int64_t OpenBlasLinalg::Factor(float* h, int64_t n, int64_t stride, int64_t leaf
   };
 
   // P. The first columns take the longest.
-  ParallelFor(rows * cols, [&](int64_t index, int) {
+  pool_->ParallelFor(rows * cols, [&](int64_t index, int) {
     const Tile tile = tile_at(index % rows, index / rows);
     TimesTransposedUpper(tile.height, tile.width, rest - tile.col, b + tile.row * stride + tile.col,
                          stride, v + tile.col * stride + tile.col, stride,
@@ -241,7 +228,7 @@ int64_t OpenBlasLinalg::Factor(float* h, int64_t n, int64_t stride, int64_t leaf
   const int64_t s_side = std::clamp<int64_t>(top / 4, 128, 512);
   const int64_t s_tiles = (top + s_side - 1) / s_side;
   const int64_t num_off = s_tiles * (s_tiles - 1) / 2;
-  ParallelFor(num_off + s_tiles, [&](int64_t index, int) {
+  pool_->ParallelFor(num_off + s_tiles, [&](int64_t index, int) {
     int64_t j = index - num_off;
     int64_t i = j;
     if (index < num_off) {
@@ -263,7 +250,7 @@ int64_t OpenBlasLinalg::Factor(float* h, int64_t n, int64_t stride, int64_t leaf
     }
   });
   // P V in the place of B. The last columns take the longest.
-  ParallelFor(rows * cols, [&](int64_t index, int) {
+  pool_->ParallelFor(rows * cols, [&](int64_t index, int) {
     const Tile tile = tile_at(index % rows, cols - 1 - index / rows);
     TimesUpper(tile.height, tile.width, tile.col + tile.width, p + tile.row * rest, rest,
                v + tile.col, stride, b + tile.row * stride + tile.col, stride);
@@ -271,14 +258,15 @@ int64_t OpenBlasLinalg::Factor(float* h, int64_t n, int64_t stride, int64_t leaf
   // The scratch is free again.
   if (const int64_t bad = Factor(h, top, stride, leaf, p); bad >= 0) return bad;
   if (!tiles_) {
-    ParallelFor(cols, [&](int64_t j, int) {
+    pool_->ParallelFor(cols, [&](int64_t j, int) {
       Blas().NegatedUpperTimes(top, std::min(side, rest - j * side), h, stride, b + j * side,
                                stride);
     });
     return -1;
   }
-  ParallelFor(top, [&](int64_t row, int) { std::copy_n(b + row * stride, rest, p + row * rest); });
-  ParallelFor(rows * cols, [&](int64_t index, int) {
+  pool_->ParallelFor(
+      top, [&](int64_t row, int) { std::copy_n(b + row * stride, rest, p + row * rest); });
+  pool_->ParallelFor(rows * cols, [&](int64_t index, int) {
     const Tile tile = tile_at(index / cols, index % cols);
     const cpu::TileOperand left{
         .data = h + tile.row * stride + tile.row, .stride = stride, .upper = true};
@@ -292,8 +280,8 @@ int64_t OpenBlasLinalg::Factor(float* h, int64_t n, int64_t stride, int64_t leaf
 
 }  // namespace
 
-std::unique_ptr<Linalg> MakeOpenBlasLinalg(ThreadPool& pool) {
-  return std::make_unique<OpenBlasLinalg>(pool);
+std::unique_ptr<GptqAlgebra> MakeHostAlgebra(ThreadPool& pool) {
+  return std::make_unique<HostAlgebra>(pool);
 }
 
 }  // namespace nibble

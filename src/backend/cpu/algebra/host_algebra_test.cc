@@ -7,6 +7,8 @@
 #include <random>
 #include <vector>
 
+#include "backend/host/host_data.h"
+
 namespace nibble {
 namespace {
 
@@ -38,13 +40,13 @@ std::vector<float> RandomHessian(int64_t n, uint32_t seed) {
   return h;
 }
 
-class OpenBlasLinalgTest : public ::testing::Test {
+class HostAlgebraTest : public ::testing::Test {
  protected:
   ThreadPool pool_{2};
-  std::unique_ptr<Linalg> linalg_ = MakeOpenBlasLinalg(pool_);
+  std::unique_ptr<GptqAlgebra> algebra_ = MakeHostAlgebra(pool_);
 };
 
-TEST_F(OpenBlasLinalgTest, GramUpdateAddsTheRowsToTheUpperTriangleOnly) {
+TEST_F(HostAlgebraTest, GramUpdateAddsTheRowsToTheUpperTriangleOnly) {
   struct Case {
     int64_t rows, cols;
     bool scattered;
@@ -56,7 +58,8 @@ TEST_F(OpenBlasLinalgTest, GramUpdateAddsTheRowsToTheUpperTriangleOnly) {
     std::vector<int32_t> order;
     for (int64_t i = 0; i < rows; ++i) order.push_back(static_cast<int32_t>(i * 7919 % rows));
     std::vector<float> h(static_cast<size_t>(cols * cols), kUntouched);
-    linalg_->GramUpdate(x.data(), scattered ? order.data() : nullptr, rows, cols, h.data());
+    algebra_->GramUpdate(BorrowHost(x.data(), rows, cols), scattered ? order.data() : nullptr, 0,
+                         rows, h.data());
     const int64_t step = cols > 1000 ? 97 : 1;  // plain loops are slow
     for (int64_t i = 0; i < cols; i += step) {
       for (int64_t j = 0; j < cols; ++j) {
@@ -79,11 +82,11 @@ TEST_F(OpenBlasLinalgTest, GramUpdateAddsTheRowsToTheUpperTriangleOnly) {
 }
 
 // H^-1 = U^T U exactly when U H U^T = I, and U^T U is definite; here on vectors: U H U^T x = x.
-TEST_F(OpenBlasLinalgTest, InverseCholeskyGivesTheFactorOfTheInverse) {
+TEST_F(HostAlgebraTest, InverseCholeskyGivesTheFactorOfTheInverse) {
   for (const int64_t n : {1, 2, 127, 128, 130, 400, 512, 513, 530, 1100}) {
     const std::vector<float> h = RandomHessian(n, 11);
     std::vector<float> u = h;
-    ASSERT_EQ(linalg_->InverseCholesky(u.data(), n), -1);
+    ASSERT_EQ(algebra_->InverseCholesky(u.data(), n), -1);
     const auto at = [n](int64_t i, int64_t j) { return static_cast<size_t>(i * n + j); };
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = 0; j < i; ++j) ASSERT_EQ(u[at(i, j)], kUntouched);
@@ -112,24 +115,24 @@ TEST_F(OpenBlasLinalgTest, InverseCholeskyGivesTheFactorOfTheInverse) {
   }
 }
 
-TEST_F(OpenBlasLinalgTest, InverseCholeskyNamesThePivotThatIsNotPositive) {
+TEST_F(HostAlgebraTest, InverseCholeskyNamesThePivotThatIsNotPositive) {
   for (const int64_t n : {150, 700}) {
     for (const float bad : {-1.0f, 0.0f, std::nanf("")}) {
       for (const int64_t at : {int64_t{0}, int64_t{3}, n / 2, n - 1}) {
         std::vector<float> h(static_cast<size_t>(n * n), 0.0f);
         for (int64_t i = 0; i < n; ++i) h[static_cast<size_t>(i * n + i)] = i == at ? bad : 1.0f;
-        EXPECT_EQ(linalg_->InverseCholesky(h.data(), n), at) << bad;
+        EXPECT_EQ(algebra_->InverseCholesky(h.data(), n), at) << bad;
       }
     }
   }
 }
 
-TEST_F(OpenBlasLinalgTest, TransposedMultiplyAddMatchesPlainLoops) {
+TEST_F(HostAlgebraTest, TransposedMultiplyAddMatchesPlainLoops) {
   const int64_t m = 515, n = 7, k = 33, lda = 600, ldb = 9, ldc = 11;
   const std::vector<float> a = RandomMatrix(k, lda, 1), b = RandomMatrix(k, ldb, 2);
   const std::vector<float> before = RandomMatrix(m, ldc, 3);
   std::vector<float> c = before;
-  linalg_->TransposedMultiplyAdd(-0.5f, a.data(), lda, b.data(), ldb, c.data(), ldc, m, n, k);
+  algebra_->TransposedMultiplyAdd(-0.5f, a.data(), lda, b.data(), ldb, c.data(), ldc, m, n, k);
   for (int64_t i = 0; i < m; ++i) {
     for (int64_t j = 0; j < ldc; ++j) {
       double expected = before[static_cast<size_t>(i * ldc + j)];
@@ -142,23 +145,23 @@ TEST_F(OpenBlasLinalgTest, TransposedMultiplyAddMatchesPlainLoops) {
   }
 }
 
-TEST_F(OpenBlasLinalgTest, ResultsDoNotDependOnThreadsOrNesting) {
+TEST_F(HostAlgebraTest, ResultsDoNotDependOnThreadsOrNesting) {
   for (const int64_t n : {300, 1050}) {
     const int64_t rows = n + 400;
     const std::vector<float> x = RandomMatrix(rows, n, 5);
-    const auto run = [&](Linalg& linalg) {
+    const auto run = [&](GptqAlgebra& algebra) {
       std::vector<float> h(static_cast<size_t>(n * n), 0.0f);
-      linalg.GramUpdate(x.data(), nullptr, rows, n, h.data());
-      EXPECT_EQ(linalg.InverseCholesky(h.data(), n), -1);
+      algebra.GramUpdate(BorrowHost(x.data(), rows, n), nullptr, 0, rows, h.data());
+      EXPECT_EQ(algebra.InverseCholesky(h.data(), n), -1);
       return h;
     };
     ThreadPool one(1), three(3);
-    const std::vector<float> expected = run(*linalg_);
-    EXPECT_EQ(run(*MakeOpenBlasLinalg(one)), expected);
-    EXPECT_EQ(run(*MakeOpenBlasLinalg(three)), expected);
+    const std::vector<float> expected = run(*algebra_);
+    EXPECT_EQ(run(*MakeHostAlgebra(one)), expected);
+    EXPECT_EQ(run(*MakeHostAlgebra(three)), expected);
     std::vector<std::vector<float>> nested(3);
-    linalg_->ParallelFor(
-        3, [&](int64_t index, int) { nested[static_cast<size_t>(index)] = run(*linalg_); });
+    algebra_->threads().ParallelFor(
+        3, [&](int64_t index, int) { nested[static_cast<size_t>(index)] = run(*algebra_); });
     for (const auto& h : nested) EXPECT_EQ(h, expected);
   }
 }

@@ -188,7 +188,7 @@ class Elimination {
         block_(y_ + size_ * size_),
         inverse_(block_ + 2 * kBlock * size_) {}
 
-  // As Linalg::InverseCholesky.
+  // As GptqAlgebra::InverseCholesky.
   int64_t Run() {
     ReadReversed();
     for (int64_t first = 0; first < size_; first += kBlock) {

@@ -21,7 +21,7 @@ struct GramInputs {
 // not depend on how many parts there are.
 void AddSmallGram(const GramInputs& inputs, int part, int parts, float* h);
 
-// Linalg::InverseCholesky of H [n, n] whose rows are `stride` floats apart.
+// GptqAlgebra::InverseCholesky of H [n, n] whose rows are `stride` floats apart.
 int64_t SmallInverseCholesky(float* h, int64_t n, int64_t stride);
 
 }  // namespace nibble::cpu

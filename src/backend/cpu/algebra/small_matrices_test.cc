@@ -6,7 +6,8 @@
 #include <random>
 #include <vector>
 
-#include "backend/reference/reference_linalg.h"
+#include "backend/host/host_data.h"
+#include "backend/reference/reference_algebra.h"
 
 namespace nibble::cpu {
 namespace {
@@ -22,7 +23,7 @@ std::vector<float> Normal(int64_t count) {
 }
 
 TEST(SmallGram, SumsTheUpperTriangleOfAnyShapeInAnyNumberOfParts) {
-  ReferenceLinalg reference;
+  ReferenceAlgebra reference;
   for (const int64_t cols : {1, 4, 15, 16, 31, 33, 70, 128, 200}) {
     for (const int64_t count : {0, 1, 3, 128, 300}) {
       for (const bool scattered : {false, true}) {
@@ -37,7 +38,8 @@ TEST(SmallGram, SumsTheUpperTriangleOfAnyShapeInAnyNumberOfParts) {
           for (int64_t j = i; j < cols; ++j) start[at(i, j)] = static_cast<float>(i - j);
         }
         std::vector<float> expected = start, found = start;
-        reference.GramUpdate(x.data(), inputs.rows, count, cols, expected.data());
+        reference.GramUpdate(BorrowHost(x.data(), count, cols), inputs.rows, 0, count,
+                             expected.data());
         AddSmallGram(inputs, 0, 1, found.data());
         for (int64_t i = 0; i < cols; ++i) {
           for (int64_t j = 0; j < i; ++j) ASSERT_EQ(found[at(i, j)], kOutside);
@@ -58,12 +60,12 @@ TEST(SmallGram, SumsTheUpperTriangleOfAnyShapeInAnyNumberOfParts) {
 }
 
 TEST(SmallInverseCholesky, EqualsTheReferenceAtAnySizeInsideALargerMatrix) {
-  ReferenceLinalg reference;
+  ReferenceAlgebra reference;
   for (const int64_t n : {1, 2, 15, 16, 17, 31, 32, 33, 48, 65, 100, 144, 259}) {
     const int64_t stride = n + 5;
     const std::vector<float> x = Normal((n + 10) * n);
     std::vector<float> expected(static_cast<size_t>(n * n), 0.0f);
-    reference.GramUpdate(x.data(), nullptr, n + 10, n, expected.data());
+    reference.GramUpdate(BorrowHost(x.data(), n + 10, n), nullptr, 0, n + 10, expected.data());
     for (int64_t i = 0; i < n; ++i) {
       expected[static_cast<size_t>(i * n + i)] += 0.1f * static_cast<float>(n);
     }

@@ -180,9 +180,18 @@ struct AttendRows {
     }
   }
 
+  // What the sums of a row are multiplied with where its softmax has a sink besides.
+  float OverSink(int64_t row) const {
+    const float sink = block.sinks[row - Token(row) * block.heads_per_kv_head];
+    const float before = largest[row];
+    if (before >= sink) return 1.0f / (total[row] + ExpOne<Isa>(sink - before));
+    const float keep = ExpOne<Isa>(before - sink);
+    return keep / (total[row] * keep + 1.0f);
+  }
+
   void Finish() const {
     for (int64_t row = 0; row < num_rows; ++row) {
-      const F inverse = Isa::Set(1.0f / total[row]);
+      const F inverse = Isa::Set(block.sinks == nullptr ? 1.0f / total[row] : OverSink(row));
       float* const out = block.out + RowOffset(row);
       for (int64_t d = 0; d < block.head_dim; d += 16) {
         Isa::StoreFirst(out + d, Isa::Mul(Isa::Load(sums + row * padded + d), inverse),
@@ -500,7 +509,7 @@ struct Attend : AttendRows<Isa> {
 
   void Run() {
     ForRuns<kRun>(num_rows, PackQueries{*this});
-    const F scale = Isa::Set(1.0f / __builtin_sqrtf(static_cast<float>(block.head_dim)));
+    const F scale = Isa::Set(block.scale);
     this->ForSpans(working, [&](int64_t span, bool more) {
       const int64_t start = span * kKeySpan;
       const int64_t oldest = this->Oldest(0) / kKeyBlock * kKeyBlock;

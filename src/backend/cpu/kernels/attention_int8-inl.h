@@ -330,7 +330,7 @@ struct AttendInt8By : AttendRows<Isa> {
       FixValues<Isa>(block.q + this->RowOffset(row), block.head_dim, planes, planes + row_dim,
                      query_scales + row, query_sums + row);
     }
-    const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(block.head_dim));
+    const float scale = block.scale;
     this->ForSpans(working, [&](int64_t span, bool more) {
       const int64_t start = span * kKeySpan;
       const int64_t oldest = this->Oldest(0) / kKeyBlock * kKeyBlock;

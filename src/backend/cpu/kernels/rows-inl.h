@@ -207,9 +207,8 @@ void Accumulate(const float* x, float factor, int64_t count, float* out) {
 }
 
 template <typename Isa>
-void Rotate(float* heads, int64_t num_heads, int64_t head_dim, const float* cosines,
+void Rotate(float* heads, int64_t num_heads, int64_t head_dim, int64_t half, const float* cosines,
             const float* sines) {
-  const int64_t half = head_dim / 2;
   for (int64_t head = 0; head < num_heads; ++head) {
     float* const first = heads + head * head_dim;
     float* const second = first + half;

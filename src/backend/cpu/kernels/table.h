@@ -88,6 +88,8 @@ struct AttentionBlock {
   int64_t num_tokens;
   int64_t heads_per_kv_head;
   int64_t head_dim;
+  float scale;             // of scores
+  const float* sinks;      // [heads_per_kv_head]: one more score each, whose value is zero; or null
   int64_t first_position;  // of token 0; token i sees the keys of positions up to
                            // first_position + i
   int64_t sliding_window;  // ... of which the last so many; 0: all
@@ -135,9 +137,10 @@ struct Kernels {
   // out[i] += factor * x[i]
   void (*accumulate)(const float* x, float factor, int64_t count, float* out);
 
-  // Rotates [num_heads][head_dim] in place; pairs are (i, i + head_dim / 2).
-  void (*rotate)(float* heads, int64_t num_heads, int64_t head_dim, const float* cosines,
-                 const float* sines);
+  // Rotates the first 2 * half elements of each head of [num_heads][head_dim] in place; pairs are
+  // (i, i + half).
+  void (*rotate)(float* heads, int64_t num_heads, int64_t head_dim, int64_t half,
+                 const float* cosines, const float* sines);
 
   void (*attend)(const AttentionBlock& block);
   // out = what the partial results of all spans amount to, whoever computed them; they are used up.

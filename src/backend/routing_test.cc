@@ -1,4 +1,4 @@
-#include "backend/batch.h"
+#include "backend/routing.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -9,8 +9,8 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
-Routing FourTokensTopTwo() {
-  Routing routing;
+RoutingTable FourTokensTopTwo() {
+  RoutingTable routing;
   routing.num_tokens = 4;
   routing.num_experts = 5;
   routing.top_k = 2;
@@ -19,16 +19,16 @@ Routing FourTokensTopTwo() {
   return routing;
 }
 
-TEST(Routing, GroupsSlotsByExpertWithTokensIncreasing) {
-  Routing routing = FourTokensTopTwo();
+TEST(RoutingTable, GroupsSlotsByExpertWithTokensIncreasing) {
+  RoutingTable routing = FourTokensTopTwo();
   routing.GroupByExpert(0, 5);
   EXPECT_THAT(routing.expert_starts, ElementsAre(0, 3, 4, 4, 7, 8));
   EXPECT_THAT(routing.slot_tokens, ElementsAre(0, 1, 3, 2, 0, 2, 3, 1));
   EXPECT_THAT(routing.slot_weights, ElementsAre(0.25f, 0.6f, 0.5f, 0.1f, 0.75f, 0.9f, 0.5f, 0.4f));
 }
 
-TEST(Routing, GroupsOnlyTheExpertsAskedFor) {
-  Routing routing = FourTokensTopTwo();
+TEST(RoutingTable, GroupsOnlyTheExpertsAskedFor) {
+  RoutingTable routing = FourTokensTopTwo();
   routing.GroupByExpert(1, 4);
   EXPECT_THAT(routing.expert_starts, ElementsAre(0, 0, 1, 1, 4, 4));
   EXPECT_THAT(routing.slot_tokens, ElementsAre(2, 0, 2, 3));
@@ -37,15 +37,15 @@ TEST(Routing, GroupsOnlyTheExpertsAskedFor) {
   EXPECT_EQ(routing.num_slots(), 8);
 }
 
-TEST(Routing, AnEmptyRangeOfExpertsHasNoSlots) {
-  Routing routing = FourTokensTopTwo();
+TEST(RoutingTable, AnEmptyRangeOfExpertsHasNoSlots) {
+  RoutingTable routing = FourTokensTopTwo();
   routing.GroupByExpert(2, 2);
   EXPECT_THAT(routing.expert_starts, ElementsAre(0, 0, 0, 0, 0, 0));
   EXPECT_THAT(routing.slot_tokens, IsEmpty());
 }
 
-TEST(Routing, NoTokensAreFine) {
-  Routing routing;
+TEST(RoutingTable, NoTokensAreFine) {
+  RoutingTable routing;
   routing.num_experts = 2;
   routing.top_k = 2;
   routing.GroupByExpert(0, 2);

@@ -1,10 +1,10 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
 namespace nibble {
@@ -31,39 +31,23 @@ struct SamplingParams {
 // Throws kInvalidArgument naming the field, the value and the allowed range.
 void CheckSamplingParams(const SamplingParams& params, int64_t vocab_size);
 
-// What a choice depends on besides the logits.
-struct SamplingState {
-  std::span<const int32_t> prompt;
-  std::span<const int32_t> output;   // so far; its size is the position of the token being chosen
-  std::span<const int32_t> end_ids;  // masked while output.size() < min_tokens
+// What the choice of one row's token depends on besides its logits. Borrows.
+struct SamplingRow {
+  const SamplingParams* params = nullptr;
+  std::span<const int32_t> prompt = {};
+  std::span<const int32_t> output =
+      {};  // so far; its size is the position of the token being chosen
+  std::span<const int32_t> end_ids = {};  // masked while output.size() < min_tokens
   uint64_t seed = 0;
 };
 
+// A row whose logits are not finite has no token: then log_sum is not finite either.
 struct Sampled {
   int32_t token = 0;
   double log_probability = 0;  // of the model itself: before penalties and temperature
+  double log_sum = 0;          // ln Σ exp(logit), likewise
+
+  bool finite() const { return std::isfinite(log_sum); }
 };
-
-// Chooses one token from `logits` [vocab], which is used as scratch. The draw is keyed by (seed,
-// output position) and by nothing else, so it does not depend on batch mates or on how a step was
-// cut up. Order: min_tokens mask, repetition, frequency and presence penalties, then greedy (ties:
-// the lowest id) or temperature, min_p, top_k (ties at the k-th kept), top_p, draw. Not
-// thread-safe: keeps scratch.
-class Sampler {
- public:
-  Sampled Sample(const SamplingParams& params, const SamplingState& state, std::span<float> logits);
-
- private:
-  void Penalise(const SamplingParams& params, const SamplingState& state, std::span<float> logits);
-  void Filter(const SamplingParams& params);
-
-  std::vector<double> probabilities_;  // relative to the largest, which is 1
-  std::vector<int32_t> order_;
-  std::vector<int32_t> counts_;  // of each token in the output; all zero between calls
-  std::vector<std::pair<int32_t, float>> raw_of_penalised_;
-};
-
-// log(Σ exp(logit)) in double, stable.
-double LogSumExp(std::span<const float> logits);
 
 }  // namespace nibble

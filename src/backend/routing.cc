@@ -1,42 +1,12 @@
-#include "backend/batch.h"
+#include "backend/routing.h"
+
+#include <numeric>
 
 #include "base/check.h"
 
 namespace nibble {
-namespace {
 
-int64_t RoundUp(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
-
-}  // namespace
-
-int64_t KvPages::row_dim() const {
-  return RoundUp(head_dim, dtype == DType::kI8 ? 16 : 4 / element_bytes());
-}
-
-int64_t KvPages::slots() const { return dtype == DType::kI8 ? RoundUp(block_size, 4) : block_size; }
-
-int64_t KvPages::part_bytes() const {
-  const int64_t scale_bytes = dtype == DType::kI8 ? int64_t{sizeof(float)} : 0;
-  return slots() * (row_dim() * element_bytes() + scale_bytes);
-}
-
-int64_t KvPages::key_offset(int64_t slot, int64_t d) const {
-  const int64_t in_word = 4 / element_bytes();
-  return (d / in_word * slots() + slot) * 4 + d % in_word * element_bytes();
-}
-
-int64_t KvPages::value_offset(int64_t slot, int64_t d) const {
-  if (dtype == DType::kI8) return (slot / 4 * row_dim() + d) * 4 + slot % 4;
-  return (slot * row_dim() + d) * element_bytes();
-}
-
-int64_t KvPages::scale_offset(int64_t slot) const {
-  return slots() * row_dim() + slot * int64_t{sizeof(float)};
-}
-
-void Routing::GroupByExpert(int64_t first, int64_t last) {
+void RoutingTable::GroupByExpert(int64_t first, int64_t last) {
   NIBBLE_CHECK(0 <= first && first <= last && last <= num_experts);
   const size_t num_choices = static_cast<size_t>(num_tokens * top_k);
   NIBBLE_CHECK(experts.size() == num_choices && weights.size() == num_choices);
@@ -61,6 +31,19 @@ void Routing::GroupByExpert(int64_t first, int64_t last) {
   // Filling moved every start to the start of its successor.
   for (size_t e = expert_starts.size() - 1; e > 0; --e) expert_starts[e] = expert_starts[e - 1];
   expert_starts[0] = 0;
+}
+
+void RoutingTable::SelectAll(int64_t tokens) {
+  num_tokens = tokens;
+  num_experts = top_k = 1;
+  const size_t size = static_cast<size_t>(tokens);
+  experts.assign(size, 0);
+  weights.assign(size, 1.0f);
+  logits.clear();
+  expert_starts.assign({0, static_cast<int32_t>(tokens)});
+  slot_tokens.resize(size);
+  std::iota(slot_tokens.begin(), slot_tokens.end(), 0);
+  slot_weights.assign(size, 1.0f);
 }
 
 }  // namespace nibble

@@ -54,8 +54,8 @@ class TinymixGolden : public ::testing::TestWithParam<Allowed> {
     NIBBLE_REQUIRE_REFERENCE("golden/tinymix/prompts.json");
     const Checkpoint checkpoint(testing::ReferenceData() / "models/tinymix");
     backend_ = MakeBackend(GetParam().backend);
-    model_ = std::make_unique<Mixtral>(checkpoint, *backend_, 512);
-    vocab_ = static_cast<size_t>(model_->config().vocab_size);
+    model_ = std::make_unique<Model>(checkpoint, *backend_, 512);
+    vocab_ = static_cast<size_t>(model_->spec().vocab_size);
   }
 
   std::vector<float> Logits(const std::vector<int32_t>& ids) {
@@ -67,7 +67,7 @@ class TinymixGolden : public ::testing::TestWithParam<Allowed> {
   }
 
   std::unique_ptr<Backend> backend_;
-  std::unique_ptr<Mixtral> model_;
+  std::unique_ptr<Model> model_;
   size_t vocab_ = 0;
 };
 
@@ -122,8 +122,8 @@ TEST_P(TinymixGolden, TopLogitsAndLogLikelihoodsOfEveryPosition) {
   const Json golden = ReadJsonFile(Golden("logits_top20.json").string());
   const std::vector<Prompt> prompts = Prompts();
   ASSERT_EQ(golden.size(), prompts.size());
-  std::vector<std::vector<int32_t>> sequences;
-  for (const Prompt& prompt : prompts) sequences.push_back(prompt.ids);
+  std::vector<ScoredSequence> sequences;
+  for (const Prompt& prompt : prompts) sequences.push_back({prompt.ids});
   const auto scores = ScoreSequences(*model_, sequences);
 
   for (size_t i = 0; i < prompts.size(); ++i) {
@@ -144,7 +144,7 @@ TEST_P(TinymixGolden, TopLogitsAndLogLikelihoodsOfEveryPosition) {
       EXPECT_NEAR(std::log(total), positions[p]["logsumexp"].get<double>(), allowed);
     }
     double nll = 0;
-    for (const TokenScore& score : scores[i]) nll -= score.log_probability;
+    for (const TokenPrediction& score : scores[i]) nll -= score.log_probability;
     EXPECT_NEAR(nll, golden[i]["prompt_nll"].get<double>(),
                 (GetParam().relative > 0 ? 1e-3 : 1e-5) * nll + 1e-12)
         << prompts[i].name;
@@ -154,10 +154,14 @@ TEST_P(TinymixGolden, TopLogitsAndLogLikelihoodsOfEveryPosition) {
 // Keeps what every layer routed.
 class RoutingRecorder : public LayerObserver {
  public:
+  explicit RoutingRecorder(Backend& backend) : backend_(backend) {}
   void ExpertInput(const Activation& /*h*/, const Routing& routing) override {
-    layers.push_back(routing);
+    backend_.Download(routing, layers.emplace_back());
   }
-  std::vector<Routing> layers;
+  std::vector<RoutingTable> layers;
+
+ private:
+  Backend& backend_;
 };
 
 TEST_P(TinymixGolden, RouterChoosesTheSameExperts) {
@@ -171,15 +175,15 @@ TEST_P(TinymixGolden, RouterChoosesTheSameExperts) {
       std::iota(blocks.begin(), blocks.end(), 0);
       BatchBuilder builder;
       builder.Add(prompt.ids, 0, blocks, static_cast<int64_t>(prompt.ids.size()));
-      KvCache kv = model_->MakeKvCache(8);
+      const auto kv = model_->MakeKvPages(8);
       std::vector<float> none;
-      RoutingRecorder recorder;
-      model_->Forward(builder.Take(), kv, none, &recorder);
+      RoutingRecorder recorder(*backend_);
+      model_->Forward(builder.Take(), *kv, none, &recorder);
 
       const Json& layers = entry["layers"];
       ASSERT_EQ(recorder.layers.size(), layers.size());
       for (size_t layer = 0; layer < layers.size(); ++layer) {
-        const Routing& routing = recorder.layers[layer];
+        const RoutingTable& routing = recorder.layers[layer];
         for (size_t t = 0; t < prompt.ids.size(); ++t) {
           for (size_t k = 0; k < 2; ++k) {
             EXPECT_EQ(routing.experts[t * 2 + k], layers[layer]["experts"][t][k].get<int32_t>());
@@ -205,7 +209,7 @@ TEST_P(TinymixGolden, GreedyTokensEqualUpToAnExcusedStep) {
   const std::vector<Prompt> prompts = Prompts();
   ASSERT_EQ(golden.size(), prompts.size());
   constexpr int32_t kBlocksEach = 24;
-  KvCache kv = model_->MakeKvCache(kBlocksEach * static_cast<int64_t>(prompts.size()));
+  const auto kv = model_->MakeKvPages(kBlocksEach * static_cast<int64_t>(prompts.size()));
   std::vector<std::vector<int32_t>> fed;
   std::vector<std::vector<int32_t>> generated(prompts.size());
   for (const Prompt& prompt : prompts) fed.push_back(prompt.ids);
@@ -220,7 +224,7 @@ TEST_P(TinymixGolden, GreedyTokensEqualUpToAnExcusedStep) {
       positions[i] += static_cast<int64_t>(fed[i].size());
     }
     std::vector<float> logits;
-    model_->Forward(builder.Take(), kv, logits);
+    model_->Forward(builder.Take(), *kv, logits);
     for (size_t i = first; i < last; ++i) {
       const auto row = logits.begin() + static_cast<std::ptrdiff_t>((i - first) * vocab_);
       const auto best = std::max_element(row, row + static_cast<std::ptrdiff_t>(vocab_));

@@ -44,47 +44,65 @@ WeightView FindLinear(const Checkpoint& checkpoint, const LinearSpec& spec);
 TensorView FindTensor(const Checkpoint& checkpoint, const std::string& name, const Shape& shape);
 
 // Throws kInvalidData naming `module` and the element if a dense value, or a scale of a packed
-// weight, is NaN or infinite. Scans on the backend's threads.
-void CheckFinite(const WeightView& weight, const std::string& module, Backend& backend);
+// weight, is NaN or infinite. Scans on the threads of `pool`.
+void CheckFinite(const WeightView& weight, const std::string& module, ThreadPool& pool);
 
-// A weight of the model as the checkpoint holds it, and what it is for. The module names of norms
-// and the embedding are those of their tensors without ".weight".
-struct WeightSource {
+// A parameter as the checkpoint holds it. The module names of norms and the embedding are those of
+// their tensors without ".weight".
+struct WeightPart {
   std::string module;
   WeightView view;
-  Role role = Role::kProjection;
 };
 
-// Every weight of the model, in the order in which a token meets them. Throws as FindLinear does.
+// Parameters that a backend prepares together.
+struct WeightSource {
+  Role role = Role::kProjection;
+  std::vector<WeightPart> parts;
+
+  std::vector<WeightView> views() const;
+};
+
+// Every weight of the model, in the order in which a token meets them; experts one by one. Throws
+// as FindLinear does.
 std::vector<WeightSource> AllWeights(const Checkpoint& checkpoint);
 
-// Prepares one: its values are checked to be finite, and afterwards the checkpoint's pages are let
-// go of.
+// Prepares one: its values are checked to be finite, and the checkpoint's pages are released as
+// soon as they are copied.
 std::unique_ptr<Weight> LoadWeight(const Checkpoint& checkpoint, const WeightSource& source,
                                    Backend& backend);
 
-// One decoder layer in a backend's layout. Slots may be empty while the quantizer swaps weights.
-struct LayerWeights {
-  struct Expert {
-    std::unique_ptr<Weight> gate, up, down;  // w1, w3, w2
-  };
-  std::unique_ptr<Weight> input_norm, q, k, v, o;
-  std::unique_ptr<Weight> post_attention_norm, router;
-  std::vector<Expert> experts;
+// Experts [first, first + n) of a layer, prepared together.
+struct ExpertRange {
+  std::unique_ptr<Weight> gate_up, down;
+  int64_t first = 0;
 
+  ExpertWeights weights() const { return {gate_up.get(), down.get(), first}; }
+};
+
+// One decoder layer in a backend's layout. What the model does not have is null; the quantizer
+// swaps weights.
+struct LayerWeights {
+  std::unique_ptr<Weight> input_norm, qkv, qkv_bias, q_norm, k_norm, sinks, out, out_bias;
+  std::unique_ptr<Weight> mlp_norm, router, correction;
+  ExpertRange experts;
+  std::unique_ptr<Weight> shared_gate;
+  ExpertRange shared;
+
+  AttentionWeights attention() const;
+  RouterWeights routing() const;
   int64_t size_bytes() const;
 };
 
-// Loading checks that all values are finite (kInvalidData naming the tensor), and afterwards lets
-// go of the checkpoint's pages: what was read is not resident twice. With `packed` nothing is read:
-// the weights borrow from its mapping.
+// Loading checks that all values are finite (kInvalidData naming the tensor), and releases the
+// checkpoint's pages: what was read is not resident twice. With `packed` nothing is read: the
+// weights borrow from its mapping.
 LayerWeights LoadLayer(const Checkpoint& checkpoint, int64_t layer, Backend& backend,
                        const PackedWeights* packed = nullptr);
-// Everything but the experts (their slots are empty), and a single expert.
+// Everything but the routed experts, and experts [first, last).
 LayerWeights LoadLayerWithoutExperts(const Checkpoint& checkpoint, int64_t layer, Backend& backend,
                                      const PackedWeights* packed = nullptr);
-LayerWeights::Expert LoadExpert(const Checkpoint& checkpoint, int64_t layer, int64_t expert,
-                                Backend& backend, const PackedWeights* packed = nullptr);
+ExpertRange LoadExperts(const Checkpoint& checkpoint, int64_t layer, int64_t first, int64_t last,
+                        Backend& backend, const PackedWeights* packed = nullptr);
 
 // Tells the system that LoadLayer comes soon: the disk reads ahead while another layer is prepared.
 void WillNeedLayer(const Checkpoint& checkpoint, int64_t layer);
@@ -93,6 +111,9 @@ void WillNeedLayer(const Checkpoint& checkpoint, int64_t layer);
 struct OuterWeights {
   std::unique_ptr<Weight> embedding, final_norm, head;
 
+  HeadWeights head_weights(float norm_eps) const {
+    return {final_norm.get(), head.get(), norm_eps};
+  }
   int64_t size_bytes() const;
 };
 OuterWeights LoadOuter(const Checkpoint& checkpoint, Backend& backend,

@@ -1,10 +1,12 @@
-#include "backend/reference/reference_linalg.h"
+#include "backend/reference/reference_algebra.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <random>
 #include <vector>
+
+#include "backend/host/host_data.h"
 
 namespace nibble {
 namespace {
@@ -26,14 +28,14 @@ std::vector<float> MarkedIdentity(int64_t n) {
   return h;
 }
 
-TEST(ReferenceLinalg, InverseCholeskyGivesTheFactorOfTheInverse) {
-  ReferenceLinalg linalg;
+TEST(ReferenceAlgebra, InverseCholeskyGivesTheFactorOfTheInverse) {
+  ReferenceAlgebra algebra;
   for (const int64_t n : {1, 2, 7, 33}) {
     const auto x = RandomMatrix(n + 3, n, 5);
     std::vector<float> h = MarkedIdentity(n);
-    linalg.GramUpdate(x.data(), nullptr, n + 3, n, h.data());
+    algebra.GramUpdate(BorrowHost(x.data(), n + 3, n), nullptr, 0, n + 3, h.data());
     std::vector<float> u = h;
-    ASSERT_EQ(linalg.InverseCholesky(u.data(), n), -1);
+    ASSERT_EQ(algebra.InverseCholesky(u.data(), n), -1);
 
     // U H U^T = I, since H^-1 = U^T U; H is symmetric with its upper triangle stored.
     const auto full = [&](int64_t i, int64_t j) {
@@ -58,20 +60,20 @@ TEST(ReferenceLinalg, InverseCholeskyGivesTheFactorOfTheInverse) {
   }
 }
 
-TEST(ReferenceLinalg, InverseCholeskyNamesARowWithoutPositivePivot) {
-  ReferenceLinalg linalg;
+TEST(ReferenceAlgebra, InverseCholeskyNamesARowWithoutPositivePivot) {
+  ReferenceAlgebra algebra;
   std::vector<float> h = {1, 0, 0, 0, -1, 0, 0, 0, 1};
-  EXPECT_EQ(linalg.InverseCholesky(h.data(), 3), 1);
+  EXPECT_EQ(algebra.InverseCholesky(h.data(), 3), 1);
   h = {1, 0, 0, 0, 1, 0, 0, 0, NAN};
-  EXPECT_EQ(linalg.InverseCholesky(h.data(), 3), 2);
+  EXPECT_EQ(algebra.InverseCholesky(h.data(), 3), 2);
 }
 
-TEST(ReferenceLinalg, TransposedMultiplyAddHonoursLeadingDimensions) {
-  ReferenceLinalg linalg;
+TEST(ReferenceAlgebra, TransposedMultiplyAddHonoursLeadingDimensions) {
+  ReferenceAlgebra algebra;
   const std::vector<float> a = {1, 2, 9, 3, 4, 9};  // [2, 2] in rows of 3
   const std::vector<float> b = {5, 6, 7, 8};        // [2, 2]
   std::vector<float> c = {1, 1, 100, 1, 1, 100};    // [2, 2] in rows of 3
-  linalg.TransposedMultiplyAdd(2.0f, a.data(), 3, b.data(), 2, c.data(), 3, 2, 2, 2);
+  algebra.TransposedMultiplyAdd(2.0f, a.data(), 3, b.data(), 2, c.data(), 3, 2, 2, 2);
   EXPECT_EQ(c, (std::vector<float>{53, 61, 100, 77, 89, 100}));
 }
 

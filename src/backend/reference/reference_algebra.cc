@@ -1,17 +1,20 @@
-#include "backend/reference/reference_linalg.h"
+#include "backend/reference/reference_algebra.h"
 
 #include <cmath>
 #include <vector>
 
+#include "backend/host/host_data.h"
+
 namespace nibble {
 
-void ReferenceLinalg::GramUpdate(const float* x, const int32_t* rows, int64_t count, int64_t cols,
-                                 float* h) {
+void ReferenceAlgebra::GramUpdate(const Activation& x, const int32_t* rows, int64_t first,
+                                  int64_t count, float* h) {
+  const int64_t cols = x.cols;
   for (int64_t i = 0; i < cols; ++i) {
     for (int64_t j = i; j < cols; ++j) {
       double sum = 0;
       for (int64_t r = 0; r < count; ++r) {
-        const float* const row = x + (rows == nullptr ? r : rows[r]) * cols;
+        const float* const row = HostRow(x, rows == nullptr ? first + r : rows[r]);
         sum += static_cast<double>(row[i]) * static_cast<double>(row[j]);
       }
       float& element = h[i * cols + j];
@@ -22,7 +25,7 @@ void ReferenceLinalg::GramUpdate(const float* x, const int32_t* rows, int64_t co
 
 // With J the reversal of indices, factor J H J = M M^T, M lower. Then H^-1 = (J M^-1 J)^T (J M^-1
 // J), and J M^-1 J is upper triangular: it is U. No inverse of H is formed.
-int64_t ReferenceLinalg::InverseCholesky(float* h, int64_t n) {
+int64_t ReferenceAlgebra::InverseCholesky(float* h, int64_t n) {
   const auto at = [n](int64_t row, int64_t col) { return static_cast<size_t>(row * n + col); };
   std::vector<double> m(static_cast<size_t>(n * n), 0.0);
   for (int64_t i = 0; i < n; ++i) {
@@ -56,9 +59,9 @@ int64_t ReferenceLinalg::InverseCholesky(float* h, int64_t n) {
   return -1;
 }
 
-void ReferenceLinalg::TransposedMultiplyAdd(float alpha, const float* a, int64_t lda,
-                                            const float* b, int64_t ldb, float* c, int64_t ldc,
-                                            int64_t m, int64_t n, int64_t k) {
+void ReferenceAlgebra::TransposedMultiplyAdd(float alpha, const float* a, int64_t lda,
+                                             const float* b, int64_t ldb, float* c, int64_t ldc,
+                                             int64_t m, int64_t n, int64_t k) {
   for (int64_t i = 0; i < m; ++i) {
     for (int64_t j = 0; j < n; ++j) {
       double sum = 0;
@@ -69,11 +72,6 @@ void ReferenceLinalg::TransposedMultiplyAdd(float alpha, const float* a, int64_t
       element = static_cast<float>(static_cast<double>(element) + static_cast<double>(alpha) * sum);
     }
   }
-}
-
-void ReferenceLinalg::ParallelFor(int64_t count,
-                                  const std::function<void(int64_t index, int thread)>& body) {
-  for (int64_t index = 0; index < count; ++index) body(index, 0);
 }
 
 }  // namespace nibble

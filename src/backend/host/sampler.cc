@@ -1,6 +1,4 @@
-#include "engine/sampler.h"
-
-#include <fmt/format.h>
+#include "backend/host/sampler.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,24 +6,14 @@
 #include <numeric>
 #include <utility>
 
+#include "backend/host/log_softmax.h"
 #include "base/check.h"
 #include "base/random.h"
-#include "nibble/error.h"
 
 namespace nibble {
 namespace {
 
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
-
-void CheckRange(bool ok, const char* field, double value, const char* allowed) {
-  if (ok) return;
-  throw Error(ErrorCode::kInvalidArgument,
-              fmt::format("{}: expected {}, found {}", field, allowed, value));
-}
-
-int32_t ArgMax(std::span<const float> logits) {
-  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-}
 
 // Uniform in (0, 1): 53 bits of one Philox block.
 double UniformDraw(uint64_t seed, uint64_t position) {
@@ -38,41 +26,9 @@ double UniformDraw(uint64_t seed, uint64_t position) {
 
 }  // namespace
 
-void CheckSamplingParams(const SamplingParams& p, int64_t vocab_size) {
-  CheckRange(std::isfinite(p.temperature) && p.temperature >= 0, "temperature", p.temperature,
-             "a number of at least 0");
-  CheckRange(p.top_p > 0 && p.top_p <= 1, "top_p", p.top_p, "a number above 0 and at most 1");
-  CheckRange(p.top_k >= -1, "top_k", static_cast<double>(p.top_k),
-             "0 or -1 (off), or a positive integer");
-  CheckRange(p.min_p >= 0 && p.min_p <= 1, "min_p", p.min_p, "a number from 0 to 1");
-  CheckRange(std::isfinite(p.repetition_penalty) && p.repetition_penalty > 0, "repetition_penalty",
-             p.repetition_penalty, "a number above 0");
-  CheckRange(p.presence_penalty >= -2 && p.presence_penalty <= 2, "presence_penalty",
-             p.presence_penalty, "a number from -2 to 2");
-  CheckRange(p.frequency_penalty >= -2 && p.frequency_penalty <= 2, "frequency_penalty",
-             p.frequency_penalty, "a number from -2 to 2");
-  CheckRange(p.max_tokens >= 1, "max_tokens", static_cast<double>(p.max_tokens), "at least 1");
-  CheckRange(p.min_tokens >= 0 && p.min_tokens <= p.max_tokens, "min_tokens",
-             static_cast<double>(p.min_tokens), "a number from 0 to max_tokens");
-  for (const std::string& stop : p.stop) {
-    if (stop.empty())
-      throw Error(ErrorCode::kInvalidArgument, "stop: a stop string must not be empty");
-  }
-  for (const int32_t id : p.stop_token_ids) {
-    CheckRange(id >= 0 && id < vocab_size, "stop_token_ids", id, "ids below the vocabulary size");
-  }
-}
-
-double LogSumExp(std::span<const float> logits) {
-  const float largest = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - largest);
-  return largest + std::log(sum);
-}
-
 // Repetition, frequency and presence penalties on the tokens that occurred.
-void Sampler::Penalise(const SamplingParams& params, const SamplingState& state,
-                       std::span<float> logits) {
+void Sampler::Penalise(const SamplingRow& row, std::span<float> logits) {
+  const SamplingParams& params = *row.params;
   raw_of_penalised_.clear();
   if (params.repetition_penalty == 1 && params.presence_penalty == 0 &&
       params.frequency_penalty == 0) {
@@ -82,10 +38,10 @@ void Sampler::Penalise(const SamplingParams& params, const SamplingState& state,
   const auto see = [&](int32_t id) {
     raw_of_penalised_.emplace_back(id, logits[static_cast<size_t>(id)]);
   };
-  for (const int32_t id : state.output) {
+  for (const int32_t id : row.output) {
     if (counts_[static_cast<size_t>(id)]++ == 0) see(id);
   }
-  for (const int32_t id : state.prompt) {
+  for (const int32_t id : row.prompt) {
     if (counts_[static_cast<size_t>(id)] != 0) continue;
     counts_[static_cast<size_t>(id)] = -1;  // seen, but not in the output
     see(id);
@@ -144,26 +100,27 @@ void Sampler::Filter(const SamplingParams& params) {
   for (size_t i = kept; i < vocab; ++i) probabilities_[static_cast<size_t>(order_[i])] = 0;
 }
 
-Sampled Sampler::Sample(const SamplingParams& params, const SamplingState& state,
-                        std::span<float> logits) {
+Sampled Sampler::Sample(const SamplingRow& row, std::span<float> logits) {
   NIBBLE_CHECK(!logits.empty());
+  const SamplingParams& params = *row.params;
   const double log_sum = LogSumExp(logits);  // of the untouched model
-  if (static_cast<int64_t>(state.output.size()) < params.min_tokens) {
-    for (const int32_t id : state.end_ids) logits[static_cast<size_t>(id)] = kMasked;
+  if (!std::isfinite(log_sum)) return {.log_sum = log_sum};
+  if (static_cast<int64_t>(row.output.size()) < params.min_tokens) {
+    for (const int32_t id : row.end_ids) logits[static_cast<size_t>(id)] = kMasked;
     for (const int32_t id : params.stop_token_ids) logits[static_cast<size_t>(id)] = kMasked;
   }
-  Penalise(params, state, logits);
+  Penalise(row, logits);
   const auto chosen = [&](int32_t token) {
     const auto penalised = std::find_if(raw_of_penalised_.begin(), raw_of_penalised_.end(),
                                         [&](const auto& pair) { return pair.first == token; });
     const float raw = penalised != raw_of_penalised_.end() ? penalised->second
                                                            : logits[static_cast<size_t>(token)];
-    return Sampled{token, static_cast<double>(raw) - log_sum};
+    return Sampled{token, static_cast<double>(raw) - log_sum, log_sum};
   };
 
   const int32_t best = ArgMax(logits);
   const double largest = static_cast<double>(logits[static_cast<size_t>(best)]);
-  if (params.greedy() || !std::isfinite(largest)) return chosen(best);
+  if (params.greedy() || !std::isfinite(largest)) return chosen(best);  // all may be masked
 
   probabilities_.resize(logits.size());
   for (size_t i = 0; i < logits.size(); ++i) {
@@ -171,7 +128,7 @@ Sampled Sampler::Sample(const SamplingParams& params, const SamplingState& state
   }
   Filter(params);
   const double total = std::accumulate(probabilities_.begin(), probabilities_.end(), 0.0);
-  const double target = UniformDraw(state.seed, state.output.size()) * total;
+  const double target = UniformDraw(row.seed, row.output.size()) * total;
   double passed = 0;
   int32_t token = best;
   for (size_t i = 0; i < probabilities_.size() && passed <= target; ++i) {

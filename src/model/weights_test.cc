@@ -1,4 +1,4 @@
-#include "model/mixtral_weights.h"
+#include "model/weights.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -221,18 +221,20 @@ TEST(MixtralWeights, WhatWasLoadedIsNotResidentTwice) {
   }
 }
 
-TEST(MixtralWeights, AnExpertLoadedAloneEqualsItselfInTheLayer) {
+TEST(MixtralWeights, ExpertsLoadApartFromTheirLayer) {
   TemporaryDirectory directory;
   testing::WriteRandomMixtral({}, directory.path());
   const Checkpoint checkpoint(directory.path());
   const auto backend = MakeBackend("reference");
   const LayerWeights layer = LoadLayerWithoutExperts(checkpoint, 1, *backend);
-  ASSERT_EQ(layer.experts.size(), 5u);
-  EXPECT_EQ(layer.experts[3].gate, nullptr);
-  const LayerWeights::Expert expert = LoadExpert(checkpoint, 1, 3, *backend);
-  EXPECT_EQ(expert.gate->rows(), 72);
-  EXPECT_EQ(expert.down->rows(), 48);
-  EXPECT_EQ(expert.down->cols(), 72);
+  EXPECT_EQ(layer.experts.gate_up, nullptr);
+  EXPECT_EQ(layer.qkv->num_parts(), 3);
+  const ExpertRange experts = LoadExperts(checkpoint, 1, 3, 5, *backend);
+  EXPECT_EQ(experts.first, 3);
+  ASSERT_EQ(experts.gate_up->num_parts(), 4);
+  ASSERT_EQ(experts.down->num_parts(), 2);
+  EXPECT_EQ(experts.gate_up->part(1), (MatrixShape{72, 48}));
+  EXPECT_EQ(experts.down->part(1), (MatrixShape{48, 72}));
 }
 
 }  // namespace

@@ -1,9 +1,8 @@
-#include "model/mixtral_weights.h"
+#include "model/weights.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cmath>
 #include <optional>
@@ -80,10 +79,6 @@ std::optional<TensorView> FindFusedExpert(const Checkpoint& checkpoint, const Li
   return std::nullopt;
 }
 
-bool IsFloat(DType dtype) {
-  return dtype == DType::kBF16 || dtype == DType::kF16 || dtype == DType::kF32;
-}
-
 void WillNeed(const Checkpoint& checkpoint, const WeightView& weight) {
   if (const auto* dense = std::get_if<TensorView>(&weight)) {
     checkpoint.WillNeed(*dense);
@@ -130,56 +125,65 @@ std::vector<LinearSpec> AttentionSpecs(const ModelConfig& config, int64_t layer)
           {mixtral_names::Attention(layer, "o_proj"), config.hidden_size, query}};
 }
 
-WeightSource LinearSource(const Checkpoint& checkpoint, const LinearSpec& spec, Role role) {
-  return {spec.module, FindLinear(checkpoint, spec), role};
+WeightPart LinearPart(const Checkpoint& checkpoint, const LinearSpec& spec) {
+  return {spec.module, FindLinear(checkpoint, spec)};
 }
 
-WeightSource TensorSource(const Checkpoint& checkpoint, const std::string& module,
-                          const Shape& shape, Role role) {
-  return {module, FindTensor(checkpoint, module + ".weight", shape), role};
+WeightSource VectorSource(const Checkpoint& checkpoint, const std::string& module) {
+  const Shape shape{checkpoint.config().hidden_size};
+  return {Role::kVector, {{module, FindTensor(checkpoint, module + ".weight", shape)}}};
 }
 
-// Norm, q, k, v, o, norm, router.
-std::array<WeightSource, 7> LayerSources(const Checkpoint& checkpoint, int64_t layer) {
+// Norm; q, k, v; o; norm; router.
+struct LayerSources {
+  WeightSource input_norm, qkv, out, mlp_norm, router;
+};
+
+LayerSources SourcesOfLayer(const Checkpoint& checkpoint, int64_t layer) {
   const ModelConfig& config = checkpoint.config();
   const std::string prefix = mixtral_names::Layer(layer);
-  const Shape norm{config.hidden_size};
   const std::vector<LinearSpec> attention = AttentionSpecs(config, layer);
-  const auto projection = [&](size_t index) {
-    return LinearSource(checkpoint, attention[index], Role::kProjection);
-  };
-  return {TensorSource(checkpoint, prefix + ".input_layernorm", norm, Role::kNorm),
-          projection(0),
-          projection(1),
-          projection(2),
-          projection(3),
-          TensorSource(checkpoint, prefix + ".post_attention_layernorm", norm, Role::kNorm),
-          LinearSource(checkpoint, RouterSpec(config, layer), Role::kRouter)};
+  LayerSources sources;
+  sources.input_norm = VectorSource(checkpoint, prefix + ".input_layernorm");
+  sources.qkv.role = Role::kQkv;
+  for (size_t i = 0; i < 3; ++i) {
+    sources.qkv.parts.push_back(LinearPart(checkpoint, attention[i]));
+  }
+  sources.out = {Role::kProjection, {LinearPart(checkpoint, attention[3])}};
+  sources.mlp_norm = VectorSource(checkpoint, prefix + ".post_attention_layernorm");
+  sources.router = {Role::kRouter, {LinearPart(checkpoint, RouterSpec(config, layer))}};
+  return sources;
 }
 
-// Gate, up, down.
-std::array<WeightSource, 3> ExpertSources(const Checkpoint& checkpoint, int64_t layer,
-                                          int64_t expert) {
-  const auto source = [&](const char* linear) {
-    return LinearSource(checkpoint, ExpertSpec(checkpoint.config(), layer, expert, linear),
-                        Role::kProjection);
-  };
-  return {source("w1"), source("w3"), source("w2")};
+// Gate and up of experts [first, last) in turn, and their down.
+struct ExpertSources {
+  WeightSource gate_up{Role::kGateUp, {}};
+  WeightSource down{Role::kDown, {}};
+};
+
+ExpertSources SourcesOfExperts(const Checkpoint& checkpoint, int64_t layer, int64_t first,
+                               int64_t last) {
+  ExpertSources sources;
+  for (int64_t expert = first; expert < last; ++expert) {
+    const auto part = [&](const char* linear) {
+      return LinearPart(checkpoint, ExpertSpec(checkpoint.config(), layer, expert, linear));
+    };
+    sources.gate_up.parts.push_back(part("w1"));
+    sources.gate_up.parts.push_back(part("w3"));
+    sources.down.parts.push_back(part("w2"));
+  }
+  return sources;
 }
 
 WeightSource EmbeddingSource(const Checkpoint& checkpoint) {
   const ModelConfig& config = checkpoint.config();
-  return TensorSource(checkpoint, "model.embed_tokens",
-                      Shape{config.vocab_size, config.hidden_size}, Role::kEmbedding);
-}
-
-WeightSource FinalNormSource(const Checkpoint& checkpoint) {
-  return TensorSource(checkpoint, "model.norm", Shape{checkpoint.config().hidden_size},
-                      Role::kNorm);
+  const Shape shape{config.vocab_size, config.hidden_size};
+  return {Role::kEmbedding,
+          {{"model.embed_tokens", FindTensor(checkpoint, "model.embed_tokens.weight", shape)}}};
 }
 
 WeightSource HeadSource(const Checkpoint& checkpoint) {
-  return LinearSource(checkpoint, HeadSpec(checkpoint.config()), Role::kHead);
+  return {Role::kHead, {LinearPart(checkpoint, HeadSpec(checkpoint.config()))}};
 }
 
 // Where a weight comes from: the file of packed ones, if there is one.
@@ -270,7 +274,7 @@ WeightView FindLinear(const Checkpoint& checkpoint, const LinearSpec& spec) {
                           others.empty() ? "" : others.substr(2)));
 }
 
-void CheckFinite(const WeightView& weight, const std::string& module, Backend& backend) {
+void CheckFinite(const WeightView& weight, const std::string& module, ThreadPool& pool) {
   const bool is_packed = std::holds_alternative<PackedView>(weight);
   const TensorView& values =
       is_packed ? std::get<PackedView>(weight).scales : std::get<TensorView>(weight);
@@ -279,7 +283,7 @@ void CheckFinite(const WeightView& weight, const std::string& module, Backend& b
   constexpr int64_t kChunk = int64_t{1} << 18;
   const int64_t total = values.num_elements();
   std::atomic<int64_t> first_bad = total;
-  backend.linalg().ParallelFor((total + kChunk - 1) / kChunk, [&](int64_t chunk, int /*thread*/) {
+  pool.ParallelFor((total + kChunk - 1) / kChunk, [&](int64_t chunk, int /*thread*/) {
     const int64_t begin = chunk * kChunk;
     const TensorView part(values.data() + begin * DTypeSize(values.dtype()), values.dtype(),
                           Shape{std::min(kChunk, total - begin)});
@@ -304,84 +308,102 @@ void CheckFinite(const WeightView& weight, const std::string& module, Backend& b
                   ToFloat(element).front()));
 }
 
+std::vector<WeightView> WeightSource::views() const {
+  std::vector<WeightView> views;
+  for (const WeightPart& part : parts) views.push_back(part.view);
+  return views;
+}
+
+AttentionWeights LayerWeights::attention() const {
+  return {.norm = input_norm.get(),
+          .qkv = qkv.get(),
+          .qkv_bias = qkv_bias.get(),
+          .q_norm = q_norm.get(),
+          .k_norm = k_norm.get(),
+          .sinks = sinks.get(),
+          .out = out.get(),
+          .out_bias = out_bias.get()};
+}
+
+RouterWeights LayerWeights::routing() const {
+  return {.norm = mlp_norm.get(), .router = router.get(), .correction = correction.get()};
+}
+
 int64_t LayerWeights::size_bytes() const {
   int64_t bytes = 0;
-  for (const auto* weight : {&input_norm, &q, &k, &v, &o, &post_attention_norm, &router}) {
+  for (const auto* weight : {&input_norm, &qkv, &qkv_bias, &q_norm, &k_norm, &sinks, &out,
+                             &out_bias, &mlp_norm, &router, &correction, &experts.gate_up,
+                             &experts.down, &shared_gate, &shared.gate_up, &shared.down}) {
     bytes += SizeOf(*weight);
-  }
-  for (const Expert& expert : experts) {
-    bytes += SizeOf(expert.gate) + SizeOf(expert.up) + SizeOf(expert.down);
   }
   return bytes;
 }
 
 std::vector<WeightSource> AllWeights(const Checkpoint& checkpoint) {
   const ModelConfig& config = checkpoint.config();
-  std::vector<WeightSource> sources;
-  const auto add = [&sources](auto&& some) {
-    std::move(some.begin(), some.end(), std::back_inserter(sources));
-  };
-  sources.push_back(EmbeddingSource(checkpoint));
+  std::vector<WeightSource> sources = {EmbeddingSource(checkpoint)};
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    add(LayerSources(checkpoint, layer));
+    LayerSources of_layer = SourcesOfLayer(checkpoint, layer);
+    for (WeightSource* source : {&of_layer.input_norm, &of_layer.qkv, &of_layer.out,
+                                 &of_layer.mlp_norm, &of_layer.router}) {
+      sources.push_back(std::move(*source));
+    }
     for (int64_t expert = 0; expert < config.num_experts; ++expert) {
-      add(ExpertSources(checkpoint, layer, expert));
+      ExpertSources of_expert = SourcesOfExperts(checkpoint, layer, expert, expert + 1);
+      sources.push_back(std::move(of_expert.gate_up));
+      sources.push_back(std::move(of_expert.down));
     }
   }
-  sources.push_back(FinalNormSource(checkpoint));
+  sources.push_back(VectorSource(checkpoint, "model.norm"));
   sources.push_back(HeadSource(checkpoint));
   return sources;
 }
 
 std::unique_ptr<Weight> LoadWeight(const Checkpoint& checkpoint, const WeightSource& source,
                                    Backend& backend) {
-  CheckFinite(source.view, source.module, backend);
-  auto prepared = backend.Prepare(source.view, source.role);
-  Release(checkpoint, source.view);
-  return prepared;
+  return backend.Prepare(source.views(), source.role, [&](size_t index) {
+    const WeightPart& part = source.parts[index];
+    CheckFinite(part.view, part.module, backend.threads());
+    Release(checkpoint, part.view);
+  });
 }
 
 LayerWeights LoadLayerWithoutExperts(const Checkpoint& checkpoint, int64_t layer, Backend& backend,
                                      const PackedWeights* packed) {
   const Loader load{checkpoint, backend, packed};
-  const auto sources = LayerSources(checkpoint, layer);
+  const LayerSources sources = SourcesOfLayer(checkpoint, layer);
   LayerWeights weights;
-  weights.input_norm = load(sources[0]);
-  weights.q = load(sources[1]);
-  weights.k = load(sources[2]);
-  weights.v = load(sources[3]);
-  weights.o = load(sources[4]);
-  weights.post_attention_norm = load(sources[5]);
-  weights.router = load(sources[6]);
-  weights.experts.resize(static_cast<size_t>(checkpoint.config().num_experts));
+  weights.input_norm = load(sources.input_norm);
+  weights.qkv = load(sources.qkv);
+  weights.out = load(sources.out);
+  weights.mlp_norm = load(sources.mlp_norm);
+  weights.router = load(sources.router);
   return weights;
 }
 
-LayerWeights::Expert LoadExpert(const Checkpoint& checkpoint, int64_t layer, int64_t expert,
-                                Backend& backend, const PackedWeights* packed) {
+ExpertRange LoadExperts(const Checkpoint& checkpoint, int64_t layer, int64_t first, int64_t last,
+                        Backend& backend, const PackedWeights* packed) {
   const Loader load{checkpoint, backend, packed};
-  const auto [gate, up, down] = ExpertSources(checkpoint, layer, expert);
-  return {.gate = load(gate), .up = load(up), .down = load(down)};
+  const ExpertSources sources = SourcesOfExperts(checkpoint, layer, first, last);
+  return {.gate_up = load(sources.gate_up), .down = load(sources.down), .first = first};
 }
 
 void WillNeedLayer(const Checkpoint& checkpoint, int64_t layer) {
-  for (const WeightSource& source : LayerSources(checkpoint, layer)) {
-    WillNeed(checkpoint, source.view);
-  }
-  for (int64_t expert = 0; expert < checkpoint.config().num_experts; ++expert) {
-    for (const WeightSource& source : ExpertSources(checkpoint, layer, expert)) {
-      WillNeed(checkpoint, source.view);
-    }
+  const LayerSources layer_sources = SourcesOfLayer(checkpoint, layer);
+  const ExpertSources experts =
+      SourcesOfExperts(checkpoint, layer, 0, checkpoint.config().num_experts);
+  for (const WeightSource* source :
+       {&layer_sources.input_norm, &layer_sources.qkv, &layer_sources.out, &layer_sources.mlp_norm,
+        &layer_sources.router, &experts.gate_up, &experts.down}) {
+    for (const WeightPart& part : source->parts) WillNeed(checkpoint, part.view);
   }
 }
 
 LayerWeights LoadLayer(const Checkpoint& checkpoint, int64_t layer, Backend& backend,
                        const PackedWeights* packed) {
   LayerWeights weights = LoadLayerWithoutExperts(checkpoint, layer, backend, packed);
-  for (size_t expert = 0; expert < weights.experts.size(); ++expert) {
-    weights.experts[expert] =
-        LoadExpert(checkpoint, layer, static_cast<int64_t>(expert), backend, packed);
-  }
+  weights.experts =
+      LoadExperts(checkpoint, layer, 0, checkpoint.config().num_experts, backend, packed);
   return weights;
 }
 
@@ -393,7 +415,7 @@ OuterWeights LoadOuter(const Checkpoint& checkpoint, Backend& backend,
                        const PackedWeights* packed) {
   const Loader load{checkpoint, backend, packed};
   return {.embedding = load(EmbeddingSource(checkpoint)),
-          .final_norm = load(FinalNormSource(checkpoint)),
+          .final_norm = load(VectorSource(checkpoint, "model.norm")),
           .head = load(HeadSource(checkpoint))};
 }
 
