@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "backend/cuda/cases/problem.h"
-#include "backend/cuda/gemm_int4.cuh"
-#include "backend/cuda/grouped_gemm.h"
+#include "backend/cuda/w4/gemm_int4.cuh"
+#include "backend/cuda/w4/grouped_gemm.h"
 
 namespace nibble::cuda::bench {
 namespace {

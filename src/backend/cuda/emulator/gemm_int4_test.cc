@@ -1,5 +1,5 @@
 // What the cases do not ask: the bits of one token beside others.
-#include "backend/cuda/gemm_int4.cuh"
+#include "backend/cuda/w4/gemm_int4.cuh"
 
 #include <gtest/gtest.h>
 

@@ -1,8 +1,8 @@
 // The ladder: 0 a thread an output; 1 tensor cores, fed by cp.async; 2, for sm_90, the same fed by
 // bulk copies (skinny_bulk.cu).
-#include "backend/cuda/gemm_int4.cuh"
 #include "backend/cuda/launch.h"
-#include "backend/cuda/skinny_tile.cuh"
+#include "backend/cuda/w4/gemm_int4.cuh"
+#include "backend/cuda/w4/skinny_tile.cuh"
 
 namespace nibble::cuda {
 namespace {

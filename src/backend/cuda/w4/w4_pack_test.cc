@@ -1,4 +1,4 @@
-#include "backend/cuda/w4_pack.h"
+#include "backend/cuda/w4/w4_pack.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

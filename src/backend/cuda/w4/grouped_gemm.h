@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "backend/cuda/gemm_int4.cuh"
+#include "backend/cuda/w4/gemm_int4.cuh"
 
 namespace nibble::cuda {
 

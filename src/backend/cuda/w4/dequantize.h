@@ -9,7 +9,8 @@
 // subtraction, exact, leaves code - 8. A W4T word (w4_layout.h) has register j's two codes at bits
 // 4j and 16 + 4j.
 //
-// `Isa` (warp.h) has the instructions; U is its 32-bit value: a register, or one for each lane.
+// `Isa` (emulator/warp.h, warp_ptx.cuh) has the instructions; U is its 32-bit value: a register, or
+// one for each lane.
 namespace nibble::cuda {
 
 inline constexpr uint32_t kLowNibbles = 0x000f000fu;

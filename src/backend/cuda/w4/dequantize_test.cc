@@ -1,8 +1,8 @@
-#include "backend/cuda/dequantize.h"
+#include "backend/cuda/w4/dequantize.h"
 
 #include <gtest/gtest.h>
 
-#include "backend/cuda/warp.h"
+#include "backend/cuda/emulator/warp.h"
 
 namespace nibble::cuda {
 namespace {

@@ -3,9 +3,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "backend/cuda/dequantize.h"
 #include "backend/cuda/host_device.h"
-#include "backend/cuda/w4_layout.h"
+#include "backend/cuda/w4/dequantize.h"
+#include "backend/cuda/w4/w4_layout.h"
 
 // The inner loop of the product of a W4T matrix with a few tokens: what one warp does with one
 // group of 128 inputs that lies in shared memory. A template over the instructions (`Isa`): Ptx

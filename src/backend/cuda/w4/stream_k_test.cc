@@ -1,4 +1,4 @@
-#include "backend/cuda/stream_k.h"
+#include "backend/cuda/w4/stream_k.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -3,9 +3,9 @@
 #include <cmath>
 #include <random>
 
-#include "backend/cuda/skinny_gemm-inl.h"
-#include "backend/cuda/w4_pack.h"
-#include "backend/cuda/warp.h"
+#include "backend/cuda/emulator/warp.h"
+#include "backend/cuda/w4/skinny_gemm-inl.h"
+#include "backend/cuda/w4/w4_pack.h"
 
 namespace nibble::cuda {
 namespace {

@@ -4,10 +4,10 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "backend/cuda/gemm_int4.cuh"
-#include "backend/cuda/skinny_gemm-inl.h"
-#include "backend/cuda/stream_k.h"
-#include "backend/cuda/warp_ptx.cuh"
+#include "backend/cuda/w4/gemm_int4.cuh"
+#include "backend/cuda/w4/skinny_gemm-inl.h"
+#include "backend/cuda/w4/stream_k.h"
+#include "backend/cuda/w4/warp_ptx.cuh"
 
 // What the skinny kernels have in common, whichever way their data comes to shared memory: which
 // slices a block computes, how partial sums are handed over, and what becomes of the sums. Eight

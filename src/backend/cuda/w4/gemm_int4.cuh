@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "backend/cuda/w4_layout.h"
+#include "backend/cuda/w4/w4_layout.h"
 
 // Products of BF16 rows with 4-bit weights in W4T (w4_layout.h): y = x W^T, of one matrix or of one
 // for each expert. Products of codes are exact, sums of a group are in float and multiplied by the

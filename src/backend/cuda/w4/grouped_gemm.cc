@@ -1,4 +1,4 @@
-#include "backend/cuda/grouped_gemm.h"
+#include "backend/cuda/w4/grouped_gemm.h"
 
 namespace nibble::cuda {
 

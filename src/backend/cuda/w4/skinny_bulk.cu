@@ -2,7 +2,7 @@
 // has each thread compute the addresses of what it copies. Here one warp does nothing but copy, a
 // group of a panel being one run of bytes, and the other eight multiply, each at its own pace: a
 // stage is full when its bytes have come, and empty when every warp that multiplies has left it.
-#include "backend/cuda/skinny_tile.cuh"
+#include "backend/cuda/w4/skinny_tile.cuh"
 
 namespace nibble::cuda {
 namespace {

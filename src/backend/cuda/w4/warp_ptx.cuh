@@ -6,8 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 
-// The instructions of sm_80 and later that have no C++ form. The emulator (emulator/) has a file of
-// this name that does the same on the host; warp.h describes what they do.
+// The instructions of sm_80 and later that have no C++ form. On the emulator this file is not
+// read: emulator/backend/cuda/w4/warp_ptx.cuh is found first, and does the same on the host;
+// emulator/warp.h describes what they do.
 namespace nibble::cuda {
 
 struct Ptx {

@@ -1,7 +1,7 @@
 #pragma once
 
-// What backend/cuda/warp_ptx.cuh does, on the emulator: instructions of a whole warp wait for all
-// its lanes and are then those of warp.h; asynchronous copies happen as late as they may.
+// What backend/cuda/w4/warp_ptx.cuh does, on the emulator: instructions of a whole warp wait for
+// all its lanes and are then those of warp.h; asynchronous copies happen as late as they may.
 
 #include <cuda_runtime.h>
 
@@ -13,7 +13,7 @@
 #include <deque>
 #include <vector>
 
-#include "backend/cuda/warp.h"
+#include "backend/cuda/emulator/warp.h"
 
 namespace nibble::cuda {
 namespace emulator {

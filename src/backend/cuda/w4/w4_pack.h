@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "backend/cuda/w4_layout.h"
+#include "backend/cuda/w4/w4_layout.h"
 #include "base/thread_pool.h"
 #include "tensor/packed.h"
 
