@@ -24,7 +24,7 @@ namespace nibble {
 struct AttentionWeights {
   const Weight* norm = nullptr;
   const Weight* qkv = nullptr;  // kQkv: q [num_heads * head_dim, hidden], k, v [num_kv_heads …]
-  const Weight* qkv_bias = nullptr;  // [q + k + v rows], or null
+  const Weight* qkv_bias = nullptr;  // a bias for each row of the three, or null
   const Weight* q_norm = nullptr;    // [head_dim], of every head before it is rotated, or null
   const Weight* k_norm = nullptr;    // likewise
   const Weight* sinks = nullptr;     // [num_heads]: one more score in every softmax, whose value is

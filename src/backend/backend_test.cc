@@ -208,6 +208,68 @@ std::vector<LayerCase> Cases() {
                                 .vocab = 20},
                       .format = {.bits = 4, .group_size = 256},
                       .sequences = {{0, 8}}});
+
+  // Layers of other families: dense ones, and every part that some family has.
+  const LayerShape dense{.hidden = 72,
+                         .num_heads = 6,
+                         .num_kv_heads = 2,
+                         .head_dim = 20,
+                         .num_experts = 0,
+                         .top_k = 0,
+                         .intermediate = 150,
+                         .vocab = 61};
+  const std::vector<SequenceStep> mixed = {{0, 9}, {17, 1}, {5, 4}};
+  add("DenseLlama", {.shape = dense, .sequences = mixed});
+  add("DenseWithBiases", {.shape = dense,
+                          .block_size = 5,
+                          .sliding_window = 6,
+                          .sequences = mixed,
+                          .extras = {.qkv_bias = true, .out_bias = true}});
+  LayerShape dense_packed = dense;
+  dense_packed.hidden = 128;
+  dense_packed.intermediate = 192;
+  add("DensePacked", {.shape = dense_packed,
+                      .format = {.bits = 4, .group_size = 64},
+                      .sequences = mixed,
+                      .extras = {.qk_norm = true}});
+  const LayerShape many{.hidden = 64,
+                        .num_heads = 4,
+                        .num_kv_heads = 1,
+                        .head_dim = 24,
+                        .num_experts = 128,
+                        .top_k = 8,
+                        .intermediate = 37,
+                        .vocab = 61};
+  add("Qwen3Moe",
+      {.shape = many, .sequences = mixed, .extras = {.qk_norm = true, .renormalise = false}});
+  add("Qwen3MoePacked", {.shape = many,
+                         .format = {.bits = 4, .group_size = 32},
+                         .sequences = mixed,
+                         .extras = {.qk_norm = true, .renormalise = false}});
+  LayerShape sigmoid = many;
+  sigmoid.num_experts = 11;
+  sigmoid.top_k = 3;
+  add("SigmoidRouter", {.shape = sigmoid,
+                        .sequences = mixed,
+                        .extras = {.qkv_bias = true,
+                                   .qk_norm = true,
+                                   .rotary_dim = 10,
+                                   .score = RouterScore::kSigmoid,
+                                   .router_scale = 2.5f,
+                                   .correction = true,
+                                   .shared_intermediate = 90}});
+  add("SharedExpertWithGate",
+      {.shape = sigmoid,
+       .sequences = mixed,
+       .extras = {.renormalise = false, .shared_intermediate = 200, .shared_gate = true}});
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
+    add("Sinks" + std::string(DTypeName(dtype)),
+        {.shape = sigmoid,
+         .kv_dtype = dtype,
+         .sliding_window = 600,
+         .sequences = {{0, 3}, {1100, 1}, {511, 2}},
+         .extras = {.out_bias = true, .sinks = true, .rotary_factor = 1.3f, .scale = 0.11f}});
+  }
   return cases;
 }
 
@@ -248,6 +310,30 @@ TEST_P(LayerTest, MatchesReference) {
     expect_close("output", actual.output, expected.output, 2 * pages + 6 * product);
     expect_close("logits", actual.logits, expected.logits, 2 * pages + 6 * product);
   }
+}
+
+// Cases that plain loops get through in a moment, without pages that round.
+std::vector<LayerCase> SmallExactCases() {
+  std::vector<LayerCase> cases = Cases();
+  std::erase_if(cases, [](const LayerCase& layer_case) {
+    int64_t work = 0;
+    for (const SequenceStep& s : layer_case.sequences) work += (s.cached + s.fresh) * s.fresh;
+    return work > 2000 || layer_case.kv_dtype != DType::kF32;
+  });
+  return cases;
+}
+
+class NaiveLayerTest : public ::testing::TestWithParam<LayerCase> {};
+INSTANTIATE_TEST_SUITE_P(Cases, NaiveLayerTest, ::testing::ValuesIn(SmallExactCases()),
+                         [](const auto& test) { return test.param.name; });
+
+// Both backends agree with loops in double that share no code with either.
+TEST_P(NaiveLayerTest, IsWhatBothBackendsCompute) {
+  const TestLayer layer(GetParam());
+  const std::vector<float> expected = layer.NaiveOutput();
+  EXPECT_LE(RelativeError(layer.Run(*MakeBackend("reference")).output, expected), 1e-6);
+  const double product = GetParam().format.bits > 0 ? kFixedPointError : kFloatError;
+  EXPECT_LE(RelativeError(layer.Run(*Cpu("", 2)).output, expected), 6 * product);
 }
 
 // Bits, not values: a zero with another sign is a difference.

@@ -12,8 +12,8 @@ MatrixShape ShapeOf(const WeightView& weight) {
 }
 
 WeightView RowsOf(const WeightView& weight, int64_t first, int64_t count) {
-  NIBBLE_CHECK(first >= 0 && count >= 0 && first + count <= ShapeOf(weight).rows);
   if (const auto* dense = std::get_if<TensorView>(&weight)) return dense->Rows(first, count);
+  NIBBLE_CHECK(first >= 0 && count >= 0 && first + count <= ShapeOf(weight).rows);
   PackedView rows = std::get<PackedView>(weight);
   rows.rows = count;
   rows.packed = rows.packed.Rows(first, count);

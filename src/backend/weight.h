@@ -28,7 +28,8 @@ struct MatrixShape {
 
 MatrixShape ShapeOf(const WeightView& weight);
 
-// Rows [first, first + count) of a matrix: what one of several ranks holds of it. Borrows what
+// Rows [first, first + count) of a matrix, or elements of a vector: what one of several ranks holds
+// of it. Borrows what
 // `weight` borrows; a group index is that of the whole, since it describes columns. Where zero
 // points are packed along the rows, `first` must start a word of them.
 WeightView RowsOf(const WeightView& weight, int64_t first, int64_t count);
@@ -36,7 +37,10 @@ WeightView RowsOf(const WeightView& weight, int64_t first, int64_t count);
 // What the parts of a weight are for; a backend chooses its layout by it, and whether the parts
 // become one matrix.
 enum class Role {
-  kVector,      // a norm, a bias, sinks: one part
+  kVector,      // a norm, a correction: one part
+  kQkvBias,     // biases of queries, keys, values: one part each
+  kOutBias,     // of the output of attention: one part
+  kSinks,       // a score for each query head: one part
   kEmbedding,   // one part, whose rows are looked up
   kRouter,      // one part
   kHead,        // one part

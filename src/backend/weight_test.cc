@@ -40,6 +40,7 @@ TEST(WeightView, RowsAreThoseOfTheWhole) {
 TEST(WeightView, AVectorHasOneRow) {
   const Tensor vector = FromFloat(std::vector<float>(5, 1.0f), DType::kF32, Shape{5});
   EXPECT_EQ(ShapeOf(vector.view()), (MatrixShape{1, 5}));
+  EXPECT_EQ(ShapeOf(RowsOf(vector.view(), 2, 3)), (MatrixShape{1, 3}));
 }
 
 }  // namespace

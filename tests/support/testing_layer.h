@@ -35,6 +35,23 @@ struct LayerShape {
   int64_t vocab = 77;
 };
 
+// What a layer may have beside attention and experts. Where `shape.num_experts` is 0 it is dense.
+struct LayerExtras {
+  bool qkv_bias = false;
+  bool out_bias = false;
+  bool qk_norm = false;
+  bool sinks = false;
+  int64_t rotary_dim = 0;  // 0: head_dim
+  float rotary_factor = 1;
+  float scale = 0;
+  RouterScore score = RouterScore::kSoftmax;
+  bool renormalise = true;
+  float router_scale = 1;
+  bool correction = false;
+  int64_t shared_intermediate = 0;
+  bool shared_gate = false;
+};
+
 // A sequence in a step: `cached` tokens lie in its pages already, `fresh` ones are new.
 struct SequenceStep {
   int64_t cached = 0;
@@ -49,6 +66,7 @@ struct LayerCase {
   int64_t block_size = 16;
   int64_t sliding_window = 0;
   std::vector<SequenceStep> sequences = {{0, 5}};
+  LayerExtras extras = {};
 
   friend void PrintTo(const LayerCase& layer_case, std::ostream* out) { *out << layer_case.name; }
 };
@@ -80,12 +98,18 @@ class TestLayer {
   // LayerOnBackend(*this, backend, only) and one step.
   LayerResult Run(Backend& backend, int only = -1) const;
 
+  // The hidden states behind the layer of the fresh tokens [tokens, hidden], by plain loops in
+  // double that know no backend, pages, steps or slots.
+  std::vector<float> NaiveOutput() const;
+
  private:
   friend class LayerOnBackend;
 
   LayerCase case_;
   HostWeight embedding_, attention_norm_, q_, k_, v_, o_, expert_norm_, router_, head_norm_, head_;
-  std::vector<HostWeight> gate_, up_, down_;
+  std::vector<HostWeight> gate_, up_, down_;  // of each expert, or of the MLP
+  HostWeight q_bias_, k_bias_, v_bias_, out_bias_, q_norm_, k_norm_, sinks_, correction_;
+  HostWeight shared_gate_up_[2], shared_down_, shared_gate_;
   AttentionShape attention_shape_;
   RouterShape router_shape_;
 };
@@ -114,6 +138,8 @@ class LayerOnBackend {
   AttentionWeights attention_;
   RouterWeights router_;
   ExpertWeights experts_;
+  ExpertWeights shared_;  // null: none
+  const Weight* shared_gate_ = nullptr;
   HeadWeights head_;
   std::unique_ptr<KvPages> kv_;
   Activation x_, normed_, q_, attended_, h_, g_;

@@ -46,9 +46,9 @@ const CpuMatrix& Matrix(const Weight* weight, int64_t part, int64_t rows, int64_
 }
 
 // The values of a vector of this size; null for a null weight.
-const float* Vector(const Weight* weight, int64_t size) {
+const float* Vector(const Weight* weight, int64_t size, int64_t part = 0) {
   if (weight == nullptr) return nullptr;
-  const CpuMatrix& vector = Part(weight, 0);
+  const CpuMatrix& vector = Part(weight, part);
   const auto* const table = std::get_if<cpu::RowTable>(&vector.layout());
   NIBBLE_CHECK(table != nullptr && table->dtype == DType::kF32);
   NIBBLE_CHECK(vector.rows() * vector.cols() == size);
@@ -233,7 +233,9 @@ void CpuBackend::NormQkvRopeStore(const Activation& x, const AttentionShape& sha
       Product(Matrix(w.qkv, 2, kv_cols, x.cols), HostData(normed), x.rows, v)};
   linear_.Run(tasks);
 
-  const float* const bias = Vector(w.qkv_bias, q_cols + 2 * kv_cols);
+  const float* const q_bias = Vector(w.qkv_bias, q_cols, 0);
+  const float* const k_bias = Vector(w.qkv_bias, kv_cols, 1);
+  const float* const v_bias = Vector(w.qkv_bias, kv_cols, 2);
   const float* const q_norm = Vector(w.q_norm, dim);
   const float* const k_norm = Vector(w.k_norm, dim);
   const auto norm_heads = [&](float* heads, int64_t num_heads, const float* norm) {
@@ -262,10 +264,10 @@ void CpuBackend::NormQkvRopeStore(const Activation& x, const AttentionShape& sha
       float* const queries = HostRow(q, t);
       float* const key = k + t * kv_cols;
       float* const value = v + t * kv_cols;
-      if (bias != nullptr) {
-        kernels_.accumulate(bias, 1.0f, q_cols, queries);
-        kernels_.accumulate(bias + q_cols, 1.0f, kv_cols, key);
-        kernels_.accumulate(bias + q_cols + kv_cols, 1.0f, kv_cols, value);
+      if (q_bias != nullptr) {
+        kernels_.accumulate(q_bias, 1.0f, q_cols, queries);
+        kernels_.accumulate(k_bias, 1.0f, kv_cols, key);
+        kernels_.accumulate(v_bias, 1.0f, kv_cols, value);
       }
       norm_heads(queries, shape.num_heads, q_norm);
       norm_heads(key, shape.num_kv_heads, k_norm);

@@ -37,7 +37,12 @@ void TileMatrix(const From* values, int64_t rows, int64_t cols, To* tiles, Threa
   });
 }
 
-bool IsTable(Role role) { return role == Role::kVector || role == Role::kEmbedding; }
+bool IsVector(Role role) {
+  return role == Role::kVector || role == Role::kQkvBias || role == Role::kOutBias ||
+         role == Role::kSinks;
+}
+
+bool IsTable(Role role) { return IsVector(role) || role == Role::kEmbedding; }
 
 // What a weight becomes, told by the shapes and types of its view alone (and its group index).
 struct WeightPlan {
@@ -76,7 +81,7 @@ WeightPlan PlanDense(const TensorView& view, Role role) {
   plan.rows = rank == 1 ? 1 : view.shape()[0];
   if (IsTable(role)) {
     RowTable table;
-    table.dtype = role == Role::kVector ? DType::kF32 : view.dtype();
+    table.dtype = IsVector(role) ? DType::kF32 : view.dtype();
     plan.bytes = plan.rows * plan.cols * DTypeSize(table.dtype);
     plan.layout = std::move(table);
   } else {

@@ -328,9 +328,9 @@ void ReferenceBackend::NormQkvRopeStore(const Activation& x, const AttentionShap
   NIBBLE_CHECK(2 * static_cast<int64_t>(shape.rotary.inverse_frequencies.size()) <= dim);
   normed.Resize(x.rows, x.cols);
   q.Resize(x.rows, q_rows);
-  const auto add_bias = [&](float* to, int64_t first, int64_t count) {
+  const auto add_bias = [&](float* to, int64_t part, int64_t count) {
     if (w.qkv_bias == nullptr) return;
-    const float* const bias = Vector(w.qkv_bias, q_rows + 2 * kv_rows) + first;
+    const float* const bias = Part(w.qkv_bias, part, 1, count).row(0);
     for (int64_t i = 0; i < count; ++i) to[i] += bias[i];
   };
   const auto norm_heads = [&](float* heads, int64_t num_heads, const Weight* norm) {
@@ -353,8 +353,8 @@ void ReferenceBackend::NormQkvRopeStore(const Activation& x, const AttentionShap
       Multiply(key, HostRow(normed, t), k.data());
       Multiply(value, HostRow(normed, t), v.data());
       add_bias(HostRow(q, t), 0, q_rows);
-      add_bias(k.data(), q_rows, kv_rows);
-      add_bias(v.data(), q_rows + kv_rows, kv_rows);
+      add_bias(k.data(), 1, kv_rows);
+      add_bias(v.data(), 2, kv_rows);
       norm_heads(HostRow(q, t), shape.num_heads, w.q_norm);
       norm_heads(k.data(), shape.num_kv_heads, w.k_norm);
       Rotate(HostRow(q, t), shape.num_heads, dim, position, shape.rotary);
