@@ -12,7 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 build_packages=(
   ca-certificates python3 make                                      # tools
   g++ cmake ninja-build ccache mold                                 # GCC 12, CMake 3.25
-  nlohmann-json3-dev libfmt-dev libspdlog-dev libcli11-dev libyaml-cpp-dev libhwy-dev
+  nlohmann-json3-dev libfmt-dev libspdlog-dev libcli11-dev libyaml-cpp-dev libhwy-dev libre2-dev
   libssl-dev                                                        # digests
   libopenblas-dev                                                   # loaded at run time for GPTQ
   libgtest-dev libgmock-dev libbenchmark-dev

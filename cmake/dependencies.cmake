@@ -7,6 +7,12 @@ find_package(CLI11 2.1 REQUIRED)            # flags, subcommands, good errors
 find_package(yaml-cpp 0.7 REQUIRED)         # llm-compressor recipes
 find_package(OpenSSL 3.0 REQUIRED)          # SHA-256 of what we write (libcrypto only)
 find_package(hwy 1.0.3 REQUIRED)            # SIMD with run-time dispatch: one source, every target
+# RE2 2022-06: patterns out of recipes and checkpoints, matched in linear time. Debian's has no CMake package.
+find_path(RE2_INCLUDE_DIR re2/re2.h REQUIRED)
+find_library(RE2_LIBRARY re2 REQUIRED)
+add_library(re2::re2 UNKNOWN IMPORTED)
+set_target_properties(re2::re2 PROPERTIES
+  IMPORTED_LOCATION "${RE2_LIBRARY}" INTERFACE_INCLUDE_DIRECTORIES "${RE2_INCLUDE_DIR}")
 find_package(GTest 1.12 REQUIRED)           # tests
 include(GoogleTest)
 find_package(benchmark 1.7 QUIET)           # kernel benchmarks

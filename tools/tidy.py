@@ -49,6 +49,7 @@ DOORS = {
     "spdlog/": ["src/base/log.cc"],
     "openssl/": ["src/base/sha256.cc"],
     "yaml-cpp/": ["src/base/yaml.cc"],
+    "re2/": ["src/checkpoint/module_pattern.cc"],
     "nlohmann/": ["src/base/json"],
     "nibble_bridge.h": ["src/text/", "src/data/"],
     "hwy/": ["src/backend/cpu/algebra/", "src/quantize/gptq/sweep"],

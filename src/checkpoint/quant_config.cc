@@ -1,20 +1,15 @@
 #include "checkpoint/quant_config.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
 #include <cctype>
-#include <regex>
 
 #include "base/utf8.h"
 #include "nibble/error.h"
 
 namespace nibble {
 namespace {
-
-constexpr std::string_view kRegexPrefix = "re:";
 
 Error Unsupported(const std::string& where, const std::string& what) {
   return Error(ErrorCode::kUnsupported, where + ": " + what);
@@ -184,80 +179,6 @@ QuantConfig ReadGroups(const Json& groups, const std::string& where) {
   return result;
 }
 
-void CheckPatterns(const std::vector<std::string>& patterns, const std::string& where) {
-  for (const std::string& pattern : patterns) {
-    try {
-      MatchesPattern(pattern, "");
-    } catch (const Error& error) {
-      throw Invalid(where, error.what());
-    }
-  }
-}
-
-// The end of the character class that begins at `i`: its parentheses mean nothing.
-size_t EndOfClass(std::string_view text, size_t i) {
-  for (++i; i < text.size() && text[i] != ']'; ++i) {
-    if (text[i] == '\\') ++i;
-    if (text.substr(i, 2) == "[:") i = std::min(text.find(":]", i), text.size() - 1) + 1;
-  }
-  return i;
-}
-
-// Other people's regular expressions must not cost us the process. Why `text` is refused, or "":
-// length and counts are bounded, so that the automaton stays small, and a look-ahead inside
-// another, which multiplies the work by the length of the module once more, is not taken.
-std::string_view WhyTooCostly(std::string_view text) {
-  constexpr size_t kMaxLength = 400;
-  constexpr int64_t kMaxCopies = 400;
-  if (text.size() > kMaxLength) return "longer than 400 bytes";
-  int64_t copies = 1;
-  std::vector<bool> open;  // for each open parenthesis: is it a look-ahead?
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\\') {
-      ++i;
-    } else if (text[i] == '[') {
-      i = EndOfClass(text, i);
-    } else if (text[i] == '(') {
-      const std::string_view kind = text.substr(i + 1, 2);
-      const bool look_ahead = kind == "?=" || kind == "?!";
-      if (look_ahead && std::find(open.begin(), open.end(), true) != open.end()) {
-        return "has a look-ahead inside another";
-      }
-      open.push_back(look_ahead);
-    } else if (text[i] == ')' && !open.empty()) {
-      open.pop_back();
-    } else if (text[i] == '{') {
-      int64_t largest = 1;
-      int64_t number = 0;
-      for (size_t j = i + 1; j < text.size() && text[j] != '}'; ++j) {
-        const bool digit = text[j] >= '0' && text[j] <= '9';
-        number = digit ? std::min<int64_t>(number * 10 + (text[j] - '0'), kMaxCopies + 1) : 0;
-        largest = std::max(largest, number);
-      }
-      copies *= largest;
-      if (copies > kMaxCopies) return "its counts multiply to more than 400 copies";
-    }
-  }
-  return "";
-}
-
-// Run in polynomial time where the library can.
-std::regex CompileRegex(std::string_view text) {
-  const auto refuse = [&](std::string_view why) {
-    return Error(ErrorCode::kInvalidArgument, fmt::format("pattern {}: {}", Quoted(text), why));
-  };
-  if (const std::string_view why = WhyTooCostly(text); !why.empty()) throw refuse(why);
-  auto flags = std::regex::ECMAScript;
-#ifdef __GLIBCXX__
-  flags |= std::regex_constants::__polynomial;
-#endif
-  try {
-    return std::regex(text.begin(), text.end(), flags);
-  } catch (const std::regex_error& error) {
-    throw refuse(fmt::format("not a regular expression that nibble understands: {}", error.what()));
-  }
-}
-
 }  // namespace
 
 std::optional<QuantConfig> ParseQuantConfig(const Json& model_config, const std::string& where) {
@@ -292,8 +213,6 @@ std::optional<QuantConfig> ParseQuantConfig(const Json& model_config, const std:
   if (groups == nullptr) throw Invalid(inside, "config_groups is missing");
   QuantConfig config = ReadGroups(*groups, inside + ": config_groups");
   config.ignore = ReadNamesOf(*object, "ignore", inside);
-  CheckPatterns(config.targets, inside + ": targets");
-  CheckPatterns(config.ignore, inside + ": ignore");
   return config;
 }
 
@@ -322,23 +241,6 @@ Json QuantConfigToJson(const QuantConfig& config) {
           {"kv_cache_scheme", nullptr},
           {"quant_method", "compressed-tensors"},
           {"quantization_status", "compressed"}};
-}
-
-bool MatchesPattern(std::string_view pattern, std::string_view module) {
-  if (!pattern.starts_with(kRegexPrefix)) return pattern == module;
-  const std::regex regex = CompileRegex(pattern.substr(kRegexPrefix.size()));
-  try {
-    return std::regex_search(module.begin(), module.end(), regex,
-                             std::regex_constants::match_continuous);
-  } catch (const std::regex_error& error) {
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("pattern {}: {}", Quoted(pattern), error.what()));
-  }
-}
-
-bool MatchesAny(const std::vector<std::string>& patterns, std::string_view module) {
-  return std::any_of(patterns.begin(), patterns.end(),
-                     [&](const std::string& pattern) { return MatchesPattern(pattern, module); });
 }
 
 }  // namespace nibble

@@ -20,8 +20,10 @@ struct QuantConfig {
   bool symmetric = true;
   ActOrder act_order = ActOrder::kNone;  // kStatic is written as null: nothing in the file differs
   std::string observer = "minmax";
+  // Entries as ModulePattern reads them; a target may also name a class, "Linear". Not compiled,
+  // for no reader needs them: which Linears are quantized is told by their tensors.
   std::vector<std::string> targets = {"Linear"};
-  std::vector<std::string> ignore;  // exact module names or re: patterns
+  std::vector<std::string> ignore;
 };
 
 // nullopt when config.json has no quantization_config. Throws kUnsupported naming the field and
@@ -30,10 +32,5 @@ std::optional<QuantConfig> ParseQuantConfig(const Json& model_config, const std:
 
 // The quantization_config object: keys sorted, no keys that old or strict readers refuse.
 Json QuantConfigToJson(const QuantConfig& config);
-
-// compressed-tensors' rule: "re:R" matches when R matches at the start of `module`; anything else
-// must equal it. Throws kInvalidArgument for a broken regular expression.
-bool MatchesPattern(std::string_view pattern, std::string_view module);
-bool MatchesAny(const std::vector<std::string>& patterns, std::string_view module);
 
 }  // namespace nibble

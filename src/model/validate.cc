@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 
+#include "checkpoint/module_pattern.h"
 #include "model/weights.h"
 #include "nibble/error.h"
 
@@ -52,6 +53,8 @@ std::map<std::string, Expected> ExpectedTensors(const ModelConfig& config,
                                                 const std::optional<QuantConfig>& quant) {
   std::map<std::string, Expected> expected;
   const Shape hidden({config.hidden_size});
+  const std::vector<ModulePattern> ignore =
+      quant ? CompilePatterns(quant->ignore) : std::vector<ModulePattern>();
   expected["model.embed_tokens.weight"] = {Shape({config.vocab_size, config.hidden_size}), {}};
   expected["model.norm.weight"] = {hidden, {}};
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
@@ -60,7 +63,7 @@ std::map<std::string, Expected> ExpectedTensors(const ModelConfig& config,
     expected[prefix + ".post_attention_layernorm.weight"] = {hidden, {}};
   }
   for (const LinearSpec& linear : AllLinears(config)) {
-    if (!quant || MatchesAny(quant->ignore, linear.module)) {
+    if (!quant || MatchesAny(ignore, linear.module)) {
       expected[linear.module + ".weight"] = {Shape({linear.rows, linear.cols}), {}};
       continue;
     }
@@ -183,9 +186,10 @@ ValidationReport ValidateStructure(const Checkpoint& checkpoint) {
     scales.Close(fmt::format("{} Linears", scales.checked()));
     shapes.Close(fmt::format("{} Linears", shapes.checked()));
 
+    const std::vector<ModulePattern> ignore = CompilePatterns(quant->ignore);
     Rule groups(report, "groups divide the columns");
     for (const LinearSpec& linear : AllLinears(config)) {
-      if (MatchesAny(quant->ignore, linear.module)) continue;
+      if (MatchesAny(ignore, linear.module)) continue;
       const int64_t group = quant->group_size < 0 ? linear.cols : quant->group_size;
       groups.Check(linear.cols % group == 0,
                    fmt::format("{}: {} columns, groups of {}", linear.module, linear.cols, group));
@@ -213,6 +217,7 @@ ValidationReport ValidateForVllm(const Checkpoint& checkpoint, int64_t tensor_pa
   const std::optional<QuantConfig>& scheme = checkpoint.quant_config();
   if (!scheme) return report;
   const QuantConfig& quant = *scheme;
+  const std::vector<ModulePattern> ignore = CompilePatterns(quant.ignore);
 
   int64_t renamed = 0;
   std::string first_renamed;
@@ -241,7 +246,7 @@ ValidationReport ValidateForVllm(const Checkpoint& checkpoint, int64_t tensor_pa
   for (const LinearSpec& linear : AllLinears(config)) {
     const bool must = linear.module == "lm_head" || linear.module.ends_with(".gate");
     if (must && !(linear.module == "lm_head" && config.tie_word_embeddings)) {
-      ignored.Check(MatchesAny(quant.ignore, linear.module), linear.module + " is not in ignore");
+      ignored.Check(MatchesAny(ignore, linear.module), linear.module + " is not in ignore");
     }
   }
   ignored.Close(fmt::format("{} modules", ignored.checked()));
@@ -252,16 +257,14 @@ ValidationReport ValidateForVllm(const Checkpoint& checkpoint, int64_t tensor_pa
     for (const char* linear : {"gate_proj", "up_proj", "down_proj"}) {
       const std::string name =
           mixtral_names::Layer(layer) + ".block_sparse_moe.experts.0." + linear;
-      synthetic.Check(!MatchesAny(quant.ignore, name), name + " is ignored");
+      synthetic.Check(!MatchesAny(ignore, name), name + " is ignored");
     }
   }
   synthetic.Close(fmt::format("{} names", synthetic.checked()));
 
   Rule fused(report, "q, k, v share one scheme, and so do w1, w2, w3");
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    const auto quantized = [&](const std::string& module) {
-      return !MatchesAny(quant.ignore, module);
-    };
+    const auto quantized = [&](const std::string& module) { return !MatchesAny(ignore, module); };
     const auto attention = [&](const char* p) {
       return quantized(mixtral_names::Attention(layer, p));
     };

@@ -58,8 +58,7 @@ Recipe MakeRecipe(const RecipeOptions& options) {
         fmt::format("--block-size: expected 1 to 4096 columns, found {}", options.block_size));
   }
   recipe.block_size = options.block_size;
-  recipe.ignore = options.ignore;
-  for (const std::string& pattern : recipe.ignore) MatchesPattern(pattern, "");  // syntax only
+  recipe.ignore = CompilePatterns(options.ignore);
 
   if (recipe.method == Method::kRoundToNearest) {
     if (recipe.act_order != ActOrder::kNone) {

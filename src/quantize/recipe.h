@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "checkpoint/module_pattern.h"
 #include "checkpoint/quant_config.h"
 #include "nibble/quantize.h"
 
@@ -25,7 +26,7 @@ struct Recipe {
   double dampening = 0.1;  // fraction of the mean diagonal of H added to its diagonal
   int64_t block_size = 128;
   DeadColumns dead_columns = DeadColumns::kKeep;  // inputs that calibration never excited
-  std::vector<std::string> ignore = {"lm_head", "re:.*block_sparse_moe\\.gate$"};
+  std::vector<ModulePattern> ignore = CompilePatterns(RecipeOptions().ignore);
 
   int min_code() const { return -(1 << (bits - 1)); }
   int max_code() const { return (1 << (bits - 1)) - 1; }
@@ -33,7 +34,7 @@ struct Recipe {
 };
 
 // From what the caller asked for, in words. Throws kInvalidArgument naming the option, the value
-// and the values allowed.
+// and the values allowed, and for patterns as ModulePattern does.
 Recipe MakeRecipe(const RecipeOptions& options);
 
 // True if Linear `module` is to be quantized: "Linear" is a target and nothing in `ignore` matches.

@@ -276,8 +276,8 @@ std::string RecipeToYaml(const Recipe& recipe) {
   };
   const bool gptq = recipe.method == Method::kGptq;
   std::string ignore;
-  for (const std::string& pattern : recipe.ignore) {
-    ignore += (ignore.empty() ? "" : ", ") + quote(pattern);
+  for (const ModulePattern& pattern : recipe.ignore) {
+    ignore += (ignore.empty() ? "" : ", ") + quote(pattern.text());
   }
   std::string text = fmt::format(
       "default_stage:\n"

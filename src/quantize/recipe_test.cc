@@ -45,6 +45,13 @@ TEST(Recipe, UnknownWordsAreRefusedWithTheAllowedOnes) {
   ExpectRefused({.dampening = 0}, HasSubstr("--dampening"));
   ExpectRefused({.block_size = 0}, HasSubstr("--block-size"));
   ExpectRefused({.ignore = {"re:("}}, HasSubstr("regular expression"));
+  try {
+    MakeRecipe({.ignore = {"lm_head", "re:(?!.*proj).*"}});
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
+    EXPECT_THAT(error.what(), HasSubstr("a negative look-ahead"));
+  }
 }
 
 TEST(Recipe, RoundingToNearestHasNoUseForCalibrationOptions) {

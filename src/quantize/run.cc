@@ -200,6 +200,8 @@ void QuantizationRun::State::MakePlan() {
 
 // Everything that decides the bytes of the output.
 Json QuantizationRun::State::Job() const {
+  Json ignore = Json::array();
+  for (const ModulePattern& pattern : recipe.ignore) ignore.push_back(pattern.text());
   return {{"input", Fingerprint(source)},
           {"calibration", calibration.ids_sha256},
           {"method", Name(recipe.method)},
@@ -211,7 +213,7 @@ Json QuantizationRun::State::Job() const {
           {"dampening", recipe.dampening},
           {"block_size", recipe.block_size},
           {"dead_columns", recipe.dead_columns == DeadColumns::kKeep ? "keep" : "zero"},
-          {"ignore", recipe.ignore},
+          {"ignore", ignore},
           {"calibrate_all_experts", options.calibrate_all_experts},
           {"top_up_experts", options.top_up_experts},
           {"max_shard_bytes", options.max_shard_bytes},
