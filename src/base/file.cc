@@ -7,9 +7,11 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <iterator>
 #include <utility>
 
 #include "base/check.h"
@@ -34,7 +36,19 @@ Error SystemError(const std::filesystem::path& path, const char* action, int cod
       kind, fmt::format("{}: cannot {}: {}{}", path.string(), action, std::strerror(code), hint));
 }
 
-// Opens for reading; only regular files, so that a folder or a pipe gets a clear message.
+// Whether this is what git leaves where it did not fetch the file itself: a few lines that name it.
+// Source: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md#the-pointer
+bool IsLfsPointer(int descriptor, int64_t size) {
+  constexpr std::string_view kStart = "version https://git-lfs.github.com/spec/";
+  constexpr int64_t kMaxBytes = 1023;
+  std::array<char, kStart.size()> start{};
+  return size <= kMaxBytes &&
+         ::pread(descriptor, start.data(), start.size(), 0) == std::ssize(start) &&
+         std::string_view(start.data(), start.size()) == kStart;
+}
+
+// Opens for reading; only regular files, so that a folder or a pipe gets a clear message, and no
+// pointers that stand for a file.
 int OpenForReading(const std::filesystem::path& path, int64_t& size) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor < 0) throw SystemError(path, "open", errno);
@@ -51,6 +65,12 @@ int OpenForReading(const std::filesystem::path& path, int64_t& size) {
                                                          : ": expected a regular file"));
   }
   size = status.st_size;
+  if (IsLfsPointer(descriptor, size)) {
+    ::close(descriptor);
+    throw Error(
+        ErrorCode::kInvalidData,
+        path.string() + ": a Git LFS pointer, not the file itself; run git lfs pull beside it");
+  }
   return descriptor;
 }
 

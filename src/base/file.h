@@ -12,7 +12,8 @@ namespace nibble {
 // A read-only memory mapping of a whole file. Pages are read on first touch.
 class MappedFile {
  public:
-  explicit MappedFile(const std::filesystem::path& path);  // throws kNotFound, kIo
+  // Throws kNotFound, kIo; kInvalidData for a Git LFS pointer in place of the file.
+  explicit MappedFile(const std::filesystem::path& path);
   ~MappedFile();
   MappedFile(MappedFile&& other) noexcept;
   MappedFile& operator=(MappedFile&& other) noexcept;
@@ -58,7 +59,7 @@ class AtomicFile {
 // of them is alive.
 bool IsAtomicFileTemporary(std::string_view name);
 
-// The whole file as text. Throws kNotFound or kIo naming the path.
+// The whole file as text. Throws as MappedFile does.
 std::string ReadTextFile(const std::filesystem::path& path);
 
 // AtomicFile in one call.

@@ -10,6 +10,7 @@
 
 #include <chrono>
 #include <fstream>
+#include <functional>
 #include <vector>
 
 #include "nibble/error.h"
@@ -118,6 +119,25 @@ TEST_F(FileTest, SaysWhatCannotBeRead) {
   ASSERT_EQ(::mkfifo(Path("pipe").c_str(), 0600), 0);  // must not wait for a writer
   EXPECT_THAT(ErrorOf(ErrorCode::kIo, [&] { ReadTextFile(Path("pipe")); }),
               HasSubstr("expected a regular file"));
+}
+
+// What git checks out where git-lfs is not installed, with either end of line.
+TEST_F(FileTest, NamesAPointerThatStandsForAFile) {
+  const std::string first = "version https://git-lfs.github.com/spec/v1";
+  for (const char* end : {"\n", "\r\n"}) {
+    WriteTextFile(Path("a"), first + end + "oid sha256:4d7a" + end + "size 12338560" + end);
+    for (const auto& open : std::vector<std::function<void()>>{[&] { MappedFile{Path("a")}; },
+                                                               [&] { ReadTextFile(Path("a")); }}) {
+      const std::string message = ErrorOf(ErrorCode::kInvalidData, open);
+      EXPECT_THAT(message, HasSubstr(Path("a").string() + ": a Git LFS pointer, not the file"));
+      EXPECT_THAT(message, HasSubstr("git lfs pull"));
+    }
+  }
+  for (const std::string& text :
+       {first.substr(0, 20), "# " + first, first + std::string(1000, 'x')}) {
+    WriteTextFile(Path("a"), text);
+    EXPECT_EQ(ReadTextFile(Path("a")), text);
+  }
 }
 
 TEST_F(FileTest, ReadsFilesThatHideTheirSize) {

@@ -428,20 +428,27 @@ void CheckpointWriter::Complete() {
   FlushDirectory(state_->directory);
 }
 
-std::vector<std::string> CopyCompanionFiles(const fs::path& from, const fs::path& to) {
-  std::vector<std::string> copied;
-  for (const fs::directory_entry& entry : fs::directory_iterator(from)) {
+std::vector<fs::path> CompanionFiles(const fs::path& directory) {
+  static const char* const kPrefixes[] = {
+      "tokenizer",          "special_tokens_map.", "added_tokens.", "vocab.", "merges.",
+      "generation_config.", "chat_template",       "LICENSE",       "NOTICE"};
+  std::vector<fs::path> files;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
     const std::string name = entry.path().filename().string();
-    static const char* const kPrefixes[] = {
-        "tokenizer",          "special_tokens_map.", "added_tokens.", "vocab.", "merges.",
-        "generation_config.", "chat_template",       "LICENSE",       "NOTICE"};
     const bool wanted = std::any_of(std::begin(kPrefixes), std::end(kPrefixes),
                                     [&](const char* prefix) { return name.starts_with(prefix); });
-    if (!wanted || !entry.is_regular_file()) continue;
-    WriteTextFile(to / name, ReadTextFile(entry.path()));
-    copied.push_back(name);
+    if (wanted && entry.is_regular_file()) files.push_back(entry.path());
   }
-  std::sort(copied.begin(), copied.end());
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+std::vector<std::string> CopyCompanionFiles(const fs::path& from, const fs::path& to) {
+  std::vector<std::string> copied;
+  for (const fs::path& file : CompanionFiles(from)) {
+    copied.push_back(file.filename().string());
+    WriteTextFile(to / copied.back(), ReadTextFile(file));
+  }
   return copied;
 }
 

@@ -89,8 +89,11 @@ class CheckpointWriter {
   std::unique_ptr<State> state_;
 };
 
-// Copies tokenizer, chat template, generation config and licence files byte for byte; never weights
-// or config.json. Returns the names copied.
+// What lies beside the weights and goes with them: tokenizer, chat template, generation config and
+// licence files; never weights or config.json. Sorted.
+std::vector<std::filesystem::path> CompanionFiles(const std::filesystem::path& directory);
+
+// Copies them byte for byte. Returns the names copied.
 std::vector<std::string> CopyCompanionFiles(const std::filesystem::path& from,
                                             const std::filesystem::path& to);
 

@@ -141,6 +141,10 @@ void QuantizationRun::State::MakePlan() {
         "--calibrate-all-experts and --top-up-experts steer calibration, which --method rtn "
         "does not do");
   }
+  // They are copied at the end: what cannot be read then is to be known now.
+  for (const fs::path& file : CompanionFiles(options.input)) {
+    const MappedFile readable(file);
+  }
   for (const std::string& name : output.dropped()) {
     LogWarning("tensor_left_out name={}: not part of a Mixtral model", name);
   }

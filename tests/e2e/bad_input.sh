@@ -27,6 +27,14 @@ broken; truncate -s 4 "$scratch/model/$first";    refuse 1 "$first" quantize
 broken; printf '\xff\xff\xff\xff\xff\xff\xff\x7f' | dd of="$scratch/model/$first" conv=notrunc status=none
 refuse 1 "$first" quantize
 
+# What git leaves where it did not fetch a large file; the copies that quantize makes at its end count too.
+for file in $first model.safetensors.index.json config.json generation_config.json tokenizer.json tokenizer.model \
+  tokenizer_config.json special_tokens_map.json chat_template.jinja; do
+  broken
+  printf 'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12338560\n' >"$scratch/model/$file"
+  refuse 1 "$file: a Git LFS pointer.*git lfs pull" quantize
+done
+
 edit() {  # edit FILE PYTHON: changes a JSON document `d`
   python3 - "$scratch/model/$1" "$2" <<'PY'
 import json, sys
