@@ -16,8 +16,10 @@ void CheckPromises(const nibble::SafetensorsHeader& header, int64_t file_size) {
   int64_t covered = header.data_offset;
   for (const nibble::SafetensorsEntry& entry : header.entries) {
     NIBBLE_CHECK(header.data_offset + entry.begin == covered);
-    NIBBLE_CHECK(entry.end - entry.begin ==
-                 entry.shape.num_elements() * nibble::DTypeSize(entry.dtype));
+    NIBBLE_CHECK(entry.begin <= entry.end);
+    NIBBLE_CHECK(!entry.foreign_type.empty() ||
+                 entry.end - entry.begin ==
+                     entry.shape.num_elements() * nibble::DTypeSize(entry.dtype));
     covered = header.data_offset + entry.end;
   }
   NIBBLE_CHECK(covered == file_size);

@@ -1,6 +1,7 @@
 #include "checkpoint/checkpoint.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstring>
@@ -26,10 +27,6 @@ constexpr char kIndexFile[] = "model.safetensors.index.json";
 
 Error Invalid(const std::string& where, const std::string& what) {
   return Error(ErrorCode::kInvalidData, where + ": " + what);
-}
-
-std::string Described(const TensorView& view) {
-  return fmt::format("{} {}", DTypeName(view.dtype()), view.shape().ToString());
 }
 
 // What else lies in a folder without model.safetensors, for the error that says so.
@@ -91,6 +88,7 @@ Index ReadIndex(const fs::path& path) {
 struct Checkpoint::State {
   struct Place {
     size_t shard = 0;
+    TensorInfo info;
     TensorView view;
     bool aligned = true;
   };
@@ -131,14 +129,17 @@ void Checkpoint::State::AddShard(const std::string& file) {
     const int64_t offset = header.data_offset + entry.begin;  // the mapping itself is page-aligned
     const bool aligned = offset % DTypeSize(entry.dtype) == 0;
     misaligned |= !aligned;
-    const TensorView view(bytes.data() + offset, entry.dtype, entry.shape);
-    const auto [place, fresh] = places.emplace(entry.name, Place{shard, view, aligned});
+    const int64_t size = entry.end - entry.begin;
+    const TensorInfo info{std::string(entry.type_name()), entry.shape, size};
+    const TensorView view(bytes.data() + offset, entry.dtype,
+                          entry.foreign_type.empty() ? entry.shape : Shape{size});
+    const auto [place, fresh] = places.emplace(entry.name, Place{shard, info, view, aligned});
     if (!fresh) {
       throw Invalid(directory.string(),
                     fmt::format("tensor {} is in two shards: {} and {}", Quoted(entry.name),
                                 shards[place->second.shard].path().filename().string(), file));
     }
-    total_bytes += entry.end - entry.begin;
+    total_bytes += size;
   }
   if (misaligned) {
     LogWarning("misaligned_shard file={} effect=\"its tensors are copied to memory when used\"",
@@ -242,19 +243,21 @@ std::vector<std::string> Checkpoint::names() const {
 
 bool Checkpoint::Has(std::string_view name) const { return state_->places.contains(name); }
 
+const TensorInfo& Checkpoint::Info(std::string_view name) const { return state_->Find(name).info; }
+
 TensorView Checkpoint::Get(std::string_view name) const { return state_->View(name); }
 
 TensorView Checkpoint::Get(std::string_view name, const Shape& shape) const {
   const State::Place& place = state_->Find(name);
   const std::string where =
       fmt::format("{}: tensor {}", state_->shards[place.shard].path().string(), Quoted(name));
-  if (place.view.shape() != shape) {
+  if (place.info.shape != shape) {
     throw Invalid(where, fmt::format("expected shape {}, found {}", shape.ToString(),
-                                     place.view.shape().ToString()));
+                                     place.info.shape.ToString()));
   }
   if (!IsFloat(place.view.dtype())) {
-    throw Error(ErrorCode::kUnsupported, fmt::format("{}: expected BF16, F16 or F32, found {}",
-                                                     where, DTypeName(place.view.dtype())));
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{}: expected BF16, F16 or F32, found {}", where, place.info.dtype));
   }
   return state_->View(name);
 }
@@ -279,19 +282,18 @@ PackedView Checkpoint::GetPacked(std::string_view module, int64_t rows, int64_t 
   const int64_t groups = cols / group_size;
   const int64_t per_word = 32 / config.bits;
 
-  const auto get = [&](const char* suffix) {
-    return state_->View(fmt::format("{}.{}", module, suffix));
-  };
-  const auto check = [&](const char* suffix, const TensorView& view, const Shape& shape,
-                         bool type_ok, const char* type) {
-    if (view.shape() == shape && type_ok) return;
-    throw Invalid(where, fmt::format("{}: expected {} {}, found {}", suffix, type, shape.ToString(),
-                                     Described(view)));
-  };
-  const auto get_checked = [&](const char* suffix, DType dtype, const Shape& shape) {
-    const TensorView view = get(suffix);
-    check(suffix, view, shape, view.dtype() == dtype, std::string(DTypeName(dtype)).c_str());
-    return view;
+  // The tensor if it has this shape and one of these types.
+  const auto get = [&](const char* suffix, std::initializer_list<DType> types, const Shape& shape) {
+    const std::string name = fmt::format("{}.{}", module, suffix);
+    const TensorInfo& info = state_->Find(name).info;
+    std::vector<std::string_view> names;
+    for (const DType type : types) names.push_back(DTypeName(type));
+    if (info.shape != shape || std::find(names.begin(), names.end(), info.dtype) == names.end()) {
+      throw Invalid(where,
+                    fmt::format("{}: expected {} {}, found {} {}", suffix, fmt::join(names, " or "),
+                                shape.ToString(), info.dtype, info.shape.ToString()));
+    }
+    return state_->View(name);
   };
 
   PackedView result;
@@ -299,14 +301,10 @@ PackedView Checkpoint::GetPacked(std::string_view module, int64_t rows, int64_t 
   result.rows = rows;
   result.cols = cols;
   result.group_size = group_size;
-  result.packed =
-      get_checked("weight_packed", DType::kI32, {rows, (cols + per_word - 1) / per_word});
-  result.scales = get("weight_scale");
-  check("weight_scale", result.scales, {rows, groups}, IsFloat(result.scales.dtype()),
-        "BF16, F16 or F32");
+  result.packed = get("weight_packed", {DType::kI32}, {rows, (cols + per_word - 1) / per_word});
+  result.scales = get("weight_scale", {DType::kBF16, DType::kF16, DType::kF32}, {rows, groups});
 
-  const std::span<const int64_t> stored =
-      get_checked("weight_shape", DType::kI64, {2}).As<int64_t>();
+  const std::span<const int64_t> stored = get("weight_shape", {DType::kI64}, {2}).As<int64_t>();
   if (stored[0] != rows || stored[1] != cols) {
     throw Invalid(where, fmt::format("weight_shape: expected [{}, {}], found [{}, {}]", rows, cols,
                                      stored[0], stored[1]));
@@ -320,13 +318,13 @@ PackedView Checkpoint::GetPacked(std::string_view module, int64_t rows, int64_t 
   }
   if (!config.symmetric) {
     result.zero_point =
-        get_checked("weight_zero_point", DType::kI32, {(rows + per_word - 1) / per_word, groups});
+        get("weight_zero_point", {DType::kI32}, {(rows + per_word - 1) / per_word, groups});
   }
   if (config.act_order != ActOrder::kGroup && present("weight_g_idx")) {
     throw Invalid(where, "weight_g_idx is there, though quantization_config has no actorder group");
   }
   if (config.act_order == ActOrder::kGroup) {
-    const TensorView g_idx = get_checked("weight_g_idx", DType::kI32, {cols});
+    const TensorView g_idx = get("weight_g_idx", {DType::kI32}, {cols});
     const std::span<const int32_t> groups_of = g_idx.As<int32_t>();
     // The library's mark for "never set": the groups follow the columns.
     const bool unset = std::find(groups_of.begin(), groups_of.end(), -1) != groups_of.end();

@@ -16,6 +16,13 @@
 
 namespace nibble {
 
+// A tensor as its file describes it.
+struct TensorInfo {
+  std::string dtype;  // "BF16", or the name of an element type that nibble does not know
+  Shape shape;
+  int64_t size_bytes = 0;
+};
+
 // A Hugging Face checkpoint directory, opened read-only: shards are mapped, headers are parsed,
 // nothing else is read. Views borrow from the mapping and live as long as this object. Safe to read
 // concurrently.
@@ -33,8 +40,11 @@ class Checkpoint {
 
   std::vector<std::string> names() const;  // every tensor, sorted
   bool Has(std::string_view name) const;
-  TensorView Get(std::string_view name) const;  // throws kNotFound naming the tensor and directory
-  // Get, with the shape and type checked; the error gives expected and found.
+  const TensorInfo& Info(std::string_view name) const;  // throws as Get does
+  // Throws kNotFound naming the tensor and directory. Of an element type that nibble does not know,
+  // the bytes: U8 [size].
+  TensorView Get(std::string_view name) const;
+  // Get, with the shape and type (BF16, F16 or F32) checked; the error gives expected and found.
   TensorView Get(std::string_view name, const Shape& shape) const;
 
   // The packed-integer tensors of Linear `module` ("…q_proj", no suffix), shapes checked against

@@ -244,6 +244,32 @@ TEST_F(CheckpointTest, ChecksShapeAndTypeOnRequest) {
               HasSubstr("no tensor \"x\""));
 }
 
+// Element types of other programs do no harm to those who do not need these tensors.
+TEST_F(CheckpointTest, CarriesForeignTypesAsBytes) {
+  const std::string json =
+      R"({"m.weight_packed":{"dtype":"U4","shape":[16,16],"data_offsets":[0,3]},)"
+      R"("f":{"dtype":"F32","shape":[1],"data_offsets":[3,7]}})";
+  std::string bytes(8, '\0');
+  bytes[0] = static_cast<char>(json.size());
+  WriteTextFile(Path("model.safetensors"), bytes + json + "abcdefg");
+  WriteConfig(R"(, "quantization_config": {"config_groups": {"W4A16": ["Linear"]}})");
+  SetLogLevel(LogLevel::kOff);  // of the misaligned "f"
+  const Checkpoint checkpoint(Path());
+  SetLogLevel(LogLevel::kInfo);
+  EXPECT_EQ(checkpoint.total_bytes(), 7);
+  const TensorInfo& info = checkpoint.Info("m.weight_packed");
+  EXPECT_EQ(info.dtype, "U4");
+  EXPECT_EQ(info.shape, (Shape{16, 16}));
+  EXPECT_EQ(info.size_bytes, 3);
+  EXPECT_EQ(checkpoint.Info("f").dtype, "F32");
+  EXPECT_THAT(checkpoint.Get("m.weight_packed").As<uint8_t>(), ElementsAre('a', 'b', 'c'));
+  EXPECT_THAT(
+      ErrorOf(ErrorCode::kUnsupported, [&] { checkpoint.Get("m.weight_packed", {16, 16}); }),
+      HasSubstr("tensor \"m.weight_packed\": expected BF16, F16 or F32, found U4"));
+  EXPECT_THAT(ErrorOf(ErrorCode::kInvalidData, [&] { checkpoint.GetPacked("m", 16, 128); }),
+              HasSubstr("weight_packed: expected I32 [16, 16], found U4 [16, 16]"));
+}
+
 // Files written before headers were padded: the data begins anywhere.
 TEST_F(CheckpointTest, CopiesMisalignedTensorsWhenTheyAreUsed) {
   const std::string json =
@@ -394,7 +420,7 @@ TEST_F(PackedCheckpointTest, NamesWhatIsWrongWithAModule) {
       {plain, put("weight_packed", DType::kF32, {16, 2}), ErrorCode::kInvalidData,
        "m: weight_packed: expected I32 [16, 2], found F32 [16, 2]"},
       {plain, put("weight_scale", DType::kBF16, {2, 16}), ErrorCode::kInvalidData,
-       "m: weight_scale: expected BF16, F16 or F32 [16, 2], found BF16 [2, 16]"},
+       "m: weight_scale: expected BF16 or F16 or F32 [16, 2], found BF16 [2, 16]"},
       {plain, put("weight_scale", DType::kF8E4M3, {16, 2}), ErrorCode::kInvalidData,
        "found F8_E4M3 [16, 2]"},
       {plain, put("weight_shape", DType::kI32, {2}), ErrorCode::kInvalidData,

@@ -72,11 +72,9 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
     if (place_ != Place::kTensor || field_ != "dtype") throw Unexpected("a string");
     if (tensor_.has_dtype) throw Twice();
     const std::optional<DType> dtype = ParseDType(value);
-    if (!dtype) {
-      throw Error(ErrorCode::kUnsupported,
-                  fmt::format("{}: unknown dtype {}", Context(), Quoted(value)));
-    }
-    tensor_.dtype = *dtype;
+    tensor_.dtype = dtype.value_or(DType::kU8);
+    if (!dtype && value.empty()) throw Invalid(Context(), "dtype is empty");
+    if (!dtype) tensor_.foreign_type = std::move(value);
     tensor_.has_dtype = true;
     return true;
   }
@@ -150,6 +148,7 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
   // What has been read of the tensor at hand.
   struct Tensor {
     DType dtype = DType::kF32;
+    std::string foreign_type;
     std::array<int64_t, Shape::kMaxRank> dims{};
     int rank = 0;
     std::array<int64_t, 2> offsets{};
@@ -195,12 +194,14 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
       }
     }
     const auto [begin, end] = std::tie(tensor_.offsets[0], tensor_.offsets[1]);
+    if (!tensor_.foreign_type.empty()) size = end - begin;
     if (begin > end || end - begin != size) {
       throw Invalid(Context(), fmt::format("{} {} needs {} bytes, data_offsets [{}, {}] give {}",
                                            DTypeName(tensor_.dtype), shape.ToString(), size, begin,
                                            end, end - begin));
     }
-    header_.entries.push_back({std::move(name_), tensor_.dtype, shape, begin, end});
+    header_.entries.push_back(
+        {std::move(name_), tensor_.dtype, shape, begin, end, std::move(tensor_.foreign_type)});
   }
 
   SafetensorsHeader& header_;

@@ -5,6 +5,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -16,10 +17,17 @@ namespace nibble {
 // One tensor of a safetensors file: where it lies, counted from the start of the data buffer.
 struct SafetensorsEntry {
   std::string name;
-  DType dtype = DType::kF32;
+  DType dtype = DType::kF32;  // kU8 if it has a foreign type
   Shape shape;
   int64_t begin = 0;
   int64_t end = 0;
+  // The name of an element type that is none of DType; else empty. Such tensors may lie beside the
+  // ones that are needed: their place is known, what their bytes mean is not.
+  std::string foreign_type = {};
+
+  std::string_view type_name() const {
+    return foreign_type.empty() ? DTypeName(dtype) : std::string_view(foreign_type);
+  }
 };
 
 struct SafetensorsHeader {
@@ -30,9 +38,9 @@ struct SafetensorsHeader {
 
 // Reads the header at the start of `file` (the whole file, or at least its header; `file_size` is
 // the true size). Any bytes give a header, or Error naming `where` and the tensor: kInvalidData for
-// lengths, overlaps, holes, duplicates, shape overflow and file size, kUnsupported for an element
-// type nibble does not know. Time is n log n and memory a small multiple of the header, itself at
-// most 100 MB. Data may be misaligned for its type: files older than 2023 did not pad the header.
+// lengths, overlaps, holes, duplicates, shape overflow and file size. Time is n log n and memory a
+// small multiple of the header, itself at most 100 MB. Data may be misaligned for its type: files
+// older than 2023 did not pad the header.
 SafetensorsHeader ParseSafetensorsHeader(std::span<const std::byte> file, int64_t file_size,
                                          const std::string& where);
 

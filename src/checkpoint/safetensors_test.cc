@@ -158,6 +158,12 @@ TEST(ParseSafetensorsHeader, AnswersEveryLieWithOneClearError) {
        "overflows"},
       {tensor(R"("dtype":"BF16","shape":[3],"data_offsets":[0,4])", 4),
        "BF16 [3] needs 6 bytes, data_offsets [0, 4] give 4"},
+      {tensor(R"("dtype":"","shape":[2],"data_offsets":[0,4])", 4), "dtype is empty"},
+      {tensor(R"("dtype":"F4","shape":[2],"data_offsets":[4,0])", 4), "data_offsets [4, 0]"},
+      {tensor(R"("dtype":"F4","shape":[2],"data_offsets":[0,3])", 4), "the file goes on to 4"},
+      {tensor(R"("dtype":"F4","shape":[2],"data_offsets":[0,5])", 4), "ends at byte 5"},
+      {tensor(R"("dtype":"F4","shape":[4294967296,4294967296],"data_offsets":[0,4])", 4),
+       "overflows"},
       {tensor(R"("dtype":"BF16","shape":[2],"data_offsets":[4,0])", 4),
        "BF16 [2] needs 4 bytes, data_offsets [4, 0] give -4"},
       {tensor(good.c_str(), 11),
@@ -193,14 +199,24 @@ TEST(ParseSafetensorsHeader, AnswersEveryLieWithOneClearError) {
   }
 }
 
-TEST(ParseSafetensorsHeader, CallsUnknownTypesUnsupported) {
-  try {
-    Parse(File(R"({"t":{"dtype":"F8_E8M0","shape":[4],"data_offsets":[0,4]}})", 4));
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
-    EXPECT_STREQ(error.what(), "x.safetensors: tensor \"t\": unknown dtype \"F8_E8M0\"");
-  }
+// Types of other programs, of half a byte or sixteen: where they lie is all that is known.
+TEST(ParseSafetensorsHeader, KeepsThePlaceOfForeignTypes) {
+  const SafetensorsHeader header =
+      Parse(File(R"({"a":{"dtype":"F8_E8M0","shape":[4],"data_offsets":[0,4]},)"
+                 R"("b":{"dtype":"F4","shape":[2,3],"data_offsets":[4,7]},)"
+                 R"("c":{"dtype":"C64","shape":[1],"data_offsets":[7,15]},)"
+                 R"("d":{"dtype":"a type of tomorrow","shape":[],"data_offsets":[15,15]},)"
+                 R"("e":{"dtype":"BF16","shape":[1],"data_offsets":[15,17]}})",
+                 17));
+  ASSERT_EQ(header.entries.size(), 5u);
+  EXPECT_EQ(header.entries[0].foreign_type, "F8_E8M0");
+  EXPECT_EQ(header.entries[1].type_name(), "F4");
+  EXPECT_EQ(header.entries[1].shape, (Shape{2, 3}));
+  EXPECT_EQ(header.entries[1].end, 7);
+  EXPECT_EQ(header.entries[2].type_name(), "C64");
+  EXPECT_EQ(header.entries[3].type_name(), "a type of tomorrow");
+  EXPECT_EQ(header.entries[4].foreign_type, "");
+  EXPECT_EQ(header.entries[4].type_name(), "BF16");
 }
 
 TEST(ParseSafetensorsHeader, ShortensLongNamesInMessages) {
@@ -268,7 +284,9 @@ TEST(ParseSafetensorsHeader, SurvivesMutations) {
       int64_t covered = 0;
       for (const SafetensorsEntry& entry : parsed.entries) {
         ASSERT_EQ(entry.begin, covered);
-        ASSERT_EQ(entry.end - entry.begin, entry.shape.num_elements() * DTypeSize(entry.dtype));
+        if (entry.foreign_type.empty()) {
+          ASSERT_EQ(entry.end - entry.begin, entry.shape.num_elements() * DTypeSize(entry.dtype));
+        }
         covered = entry.end;
       }
       ASSERT_EQ(parsed.data_offset + covered, static_cast<int64_t>(bytes.size()));

@@ -53,7 +53,7 @@ int InspectFile(const InspectOptions& options) {
   Json tensors = Json::array();
   for (const SafetensorsEntry& entry : header.entries) {
     tensors.push_back({{"name", entry.name},
-                       {"dtype", DTypeName(entry.dtype)},
+                       {"dtype", entry.type_name()},
                        {"shape", ShapeJson(entry.shape)},
                        {"bytes", entry.end - entry.begin}});
   }
@@ -80,14 +80,14 @@ int InspectModel(const InspectOptions& options) {
   std::map<std::string, Size> sizes;
   Json tensors = Json::array();
   for (const std::string& name : checkpoint.names()) {
-    const TensorView view = checkpoint.Get(name);
+    const TensorInfo& info = checkpoint.Info(name);
     Size& size = sizes[KindOf(name)];
     ++size.tensors;
-    size.bytes += view.size_bytes();
+    size.bytes += info.size_bytes;
     tensors.push_back({{"name", name},
-                       {"dtype", DTypeName(view.dtype())},
-                       {"shape", ShapeJson(view.shape())},
-                       {"bytes", view.size_bytes()}});
+                       {"dtype", info.dtype},
+                       {"shape", ShapeJson(info.shape)},
+                       {"bytes", info.size_bytes}});
   }
   const auto& quant = checkpoint.quant_config();
   const std::string scheme =

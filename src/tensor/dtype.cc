@@ -41,6 +41,10 @@ static_assert(IndexedByType());
 
 int64_t DTypeSize(DType dtype) { return kTypes[static_cast<size_t>(dtype)].size; }
 
+bool IsFloat(DType dtype) {
+  return dtype == DType::kBF16 || dtype == DType::kF16 || dtype == DType::kF32;
+}
+
 std::string_view DTypeName(DType dtype) { return kTypes[static_cast<size_t>(dtype)].name; }
 
 std::optional<DType> ParseDType(std::string_view name) {
@@ -48,10 +52,6 @@ std::optional<DType> ParseDType(std::string_view name) {
     if (entry.name == name) return entry.dtype;
   }
   return std::nullopt;
-}
-
-bool IsFloat(DType dtype) {
-  return dtype == DType::kBF16 || dtype == DType::kF16 || dtype == DType::kF32;
 }
 
 }  // namespace nibble

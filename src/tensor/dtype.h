@@ -26,9 +26,9 @@ enum class DType {
   kU64
 };
 
-int64_t DTypeSize(DType dtype);           // bytes per element
-bool IsFloat(DType dtype);                // kBF16, kF16 or kF32: what we compute with
-std::string_view DTypeName(DType dtype);  // "BF16"
+int64_t DTypeSize(DType dtype);                          // bytes per element
+bool IsFloat(DType dtype);                               // BF16, F16 or F32: computed with
+std::string_view DTypeName(DType dtype);                 // "BF16"
 std::optional<DType> ParseDType(std::string_view name);  // nullopt for names we do not know
 
 }  // namespace nibble

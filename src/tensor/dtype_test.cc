@@ -15,6 +15,7 @@ TEST(DType, NamesReadBackAndSizesFollowTheName) {
     const size_t digit = name.find_first_of("0123456789");
     const int64_t bits = digit == std::string::npos ? 8 : std::stoi(name.substr(digit));
     EXPECT_EQ(DTypeSize(dtype) * 8, bits) << name;
+    EXPECT_EQ(IsFloat(dtype), name == "BF16" || name == "F16" || name == "F32") << name;
   }
 }
 
