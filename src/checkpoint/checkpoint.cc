@@ -51,8 +51,10 @@ Error NoWeights(const fs::path& directory) {
                                                        Quoted(found))));
 }
 
+using FileOfTensor = std::map<std::string, std::string, std::less<>>;
+
 struct Index {
-  std::map<std::string, std::string> files;  // tensor → shard file
+  FileOfTensor files;
   std::optional<int64_t> total_size;
 };
 
@@ -94,12 +96,14 @@ struct Checkpoint::State {
   };
 
   fs::path directory;
+  std::optional<FileOfTensor> index;
   ModelConfig config;
   std::optional<QuantConfig> quant_config;
   std::vector<MappedFile> shards;
   std::map<std::string, Place, std::less<>> places;
-  int64_t total_bytes = 0;
   std::optional<int64_t> declared_bytes;
+  FileOfTensor strays;  // where a shard holds a tensor that the index does not place there
+  int64_t total_bytes = 0;
 
   // Tensors of files whose header was not padded, copied on first use to where their type may
   // stand.
@@ -107,10 +111,18 @@ struct Checkpoint::State {
   std::map<std::string, Tensor, std::less<>> copies;  // guarded by copies_mutex
 
   void AddShard(const std::string& file);
+  bool Belongs(const std::string& name, const std::string& file) const;
+  std::optional<std::string> Disagreement(std::string_view name) const;
   const Place& Find(std::string_view name) const;
   TensorView View(std::string_view name);
   const MappedFile* MappingOf(const TensorView& view) const;
 };
+
+bool Checkpoint::State::Belongs(const std::string& name, const std::string& file) const {
+  if (!index) return true;
+  const auto listed = index->find(name);
+  return listed != index->end() && listed->second == file;
+}
 
 void Checkpoint::State::AddShard(const std::string& file) {
   const fs::path path = directory / file;
@@ -126,6 +138,10 @@ void Checkpoint::State::AddShard(const std::string& file) {
       ParseSafetensorsHeader(bytes, static_cast<int64_t>(bytes.size()), path.string());
   bool misaligned = false;
   for (const SafetensorsEntry& entry : header.entries) {
+    if (!Belongs(entry.name, file)) {
+      strays[entry.name] = file;
+      continue;
+    }
     const int64_t offset = header.data_offset + entry.begin;  // the mapping itself is page-aligned
     const bool aligned = offset % DTypeSize(entry.dtype) == 0;
     misaligned |= !aligned;
@@ -133,12 +149,7 @@ void Checkpoint::State::AddShard(const std::string& file) {
     const TensorInfo info{std::string(entry.type_name()), entry.shape, size};
     const TensorView view(bytes.data() + offset, entry.dtype,
                           entry.foreign_type.empty() ? entry.shape : Shape{size});
-    const auto [place, fresh] = places.emplace(entry.name, Place{shard, info, view, aligned});
-    if (!fresh) {
-      throw Invalid(directory.string(),
-                    fmt::format("tensor {} is in two shards: {} and {}", Quoted(entry.name),
-                                shards[place->second.shard].path().filename().string(), file));
-    }
+    places.emplace(entry.name, Place{shard, info, view, aligned});
     total_bytes += size;
   }
   if (misaligned) {
@@ -147,9 +158,25 @@ void Checkpoint::State::AddShard(const std::string& file) {
   }
 }
 
+std::optional<std::string> Checkpoint::State::Disagreement(std::string_view name) const {
+  if (!index || places.contains(name)) return std::nullopt;
+  const auto listed = index->find(name);
+  const auto stray = strays.find(name);
+  if (listed != index->end()) {
+    return fmt::format(
+        "{}: tensor {} should be in {}, {}", (directory / kIndexFile).string(), Quoted(name),
+        listed->second,
+        stray == strays.end() ? "which lacks it; fetch it again" : "it is in " + stray->second);
+  }
+  if (stray == strays.end()) return std::nullopt;
+  return fmt::format("{}: tensor {} is not listed in {}", (directory / stray->second).string(),
+                     Quoted(name), kIndexFile);
+}
+
 const Checkpoint::State::Place& Checkpoint::State::Find(std::string_view name) const {
   const auto found = places.find(name);
   if (found == places.end()) {
+    if (const auto why = Disagreement(name)) throw Error(ErrorCode::kInvalidData, *why);
     throw Error(ErrorCode::kNotFound,
                 fmt::format("{}: no tensor {}", directory.string(), Quoted(name)));
   }
@@ -194,31 +221,18 @@ Checkpoint::Checkpoint(const fs::path& directory) : state_(std::make_unique<Stat
   }
   const fs::path index_path = directory / kIndexFile;
   if (!fs::exists(index_path)) throw NoWeights(directory);
-  const Index index_document = ReadIndex(index_path);
-  const std::map<std::string, std::string>& index = index_document.files;
-  state.declared_bytes = index_document.total_size;
+  Index index = ReadIndex(index_path);
+  state.declared_bytes = index.total_size;
   std::set<std::string> files;
-  for (const auto& [name, file] : index) files.insert(file);
+  for (const auto& [name, file] : index.files) files.insert(file);
+  state.index = std::move(index.files);
   state.shards.reserve(files.size());
   for (const std::string& file : files) state.AddShard(file);
-
-  for (const auto& [name, file] : index) {
-    const auto place = state.places.find(name);
-    if (place == state.places.end()) {
-      throw Invalid(index_path.string(),
-                    fmt::format("tensor {} should be in {}, which lacks it", Quoted(name), file));
-    }
-    const std::string actual = state.shards[place->second.shard].path().filename().string();
-    if (actual != file) {
-      throw Invalid(index_path.string(), fmt::format("tensor {} should be in {}, it is in {}",
-                                                     Quoted(name), file, actual));
-    }
+  for (const std::string& name : lost()) {
+    LogDebug("tensor_lost {}", *state.Disagreement(name));
   }
-  for (const auto& [name, place] : state.places) {
-    if (!index.contains(name)) {
-      throw Invalid(state.shards[place.shard].path().string(),
-                    fmt::format("tensor {} is not listed in {}", Quoted(name), kIndexFile));
-    }
+  for (const std::string& name : unlisted()) {
+    LogDebug("tensor_passed_over {}", *state.Disagreement(name));
   }
 }
 
@@ -239,6 +253,27 @@ std::vector<std::string> Checkpoint::names() const {
   names.reserve(state_->places.size());
   for (const auto& [name, place] : state_->places) names.push_back(name);
   return names;
+}
+
+std::vector<std::string> Checkpoint::lost() const {
+  std::vector<std::string> names;
+  if (!state_->index) return names;
+  for (const auto& [name, file] : *state_->index) {
+    if (!Has(name)) names.push_back(name);
+  }
+  return names;
+}
+
+std::vector<std::string> Checkpoint::unlisted() const {
+  std::vector<std::string> names;
+  for (const auto& [name, file] : state_->strays) {
+    if (!state_->index->contains(name)) names.push_back(name);
+  }
+  return names;
+}
+
+std::optional<std::string> Checkpoint::Disagreement(std::string_view name) const {
+  return state_->Disagreement(name);
 }
 
 bool Checkpoint::Has(std::string_view name) const { return state_->places.contains(name); }

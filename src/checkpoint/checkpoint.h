@@ -28,8 +28,8 @@ struct TensorInfo {
 // concurrently.
 class Checkpoint {
  public:
-  // Throws kNotFound / kInvalidData naming the missing shard, the tensor the index promises and the
-  // shard lacks, the tensor two shards hold, and so on.
+  // The index, where there is one, decides what belongs to the checkpoint and where it is. Throws
+  // kNotFound / kInvalidData naming the missing shard, the shard that is damaged, and so on.
   explicit Checkpoint(const std::filesystem::path& directory);
   ~Checkpoint();
   Checkpoint(Checkpoint&&) noexcept;
@@ -39,10 +39,18 @@ class Checkpoint {
   const std::optional<QuantConfig>& quant_config() const;
 
   std::vector<std::string> names() const;  // every tensor, sorted
+
+  // Where index and shards disagree, which is an error only if such a tensor is needed: what the
+  // index lists and its shard lacks, what a shard holds and the index does not list. Sorted.
+  std::vector<std::string> lost() const;
+  std::vector<std::string> unlisted() const;
+  // What they say of a tensor of either kind; none for any other.
+  std::optional<std::string> Disagreement(std::string_view name) const;
+
   bool Has(std::string_view name) const;
   const TensorInfo& Info(std::string_view name) const;  // throws as Get does
-  // Throws kNotFound naming the tensor and directory. Of an element type that nibble does not know,
-  // the bytes: U8 [size].
+  // Throws kNotFound naming the tensor and directory, kInvalidData with the Disagreement. Of an
+  // element type that nibble does not know, the bytes: U8 [size].
   TensorView Get(std::string_view name) const;
   // Get, with the shape and type (BF16, F16 or F32) checked; the error gives expected and found.
   TensorView Get(std::string_view name, const Shape& shape) const;

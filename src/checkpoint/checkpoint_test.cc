@@ -161,9 +161,8 @@ TEST_F(CheckpointTest, SaysWhatIsNoModel) {
   EXPECT_THAT(OpeningError(ErrorCode::kNotFound), HasSubstr("config.json"));
 }
 
-TEST_F(CheckpointTest, SaysWhereIndexAndShardsDisagree) {
+TEST_F(CheckpointTest, NamesWhatNoIndexMayList) {
   WriteShard("s1.safetensors", {"a", "b"});
-  WriteShard("s2.safetensors", {"c"});
   const struct {
     std::vector<std::pair<std::string, std::string>> index;
     ErrorCode code;
@@ -172,15 +171,6 @@ TEST_F(CheckpointTest, SaysWhereIndexAndShardsDisagree) {
       {{{"a", "s1.safetensors"}, {"b", "s3.safetensors"}},
        ErrorCode::kNotFound,
        "s3.safetensors: no such file, though model.safetensors.index.json names it"},
-      {{{"a", "s1.safetensors"}, {"b", "s1.safetensors"}, {"d", "s2.safetensors"}},
-       ErrorCode::kInvalidData,
-       "tensor \"d\" should be in s2.safetensors, which lacks it"},
-      {{{"a", "s1.safetensors"}, {"b", "s2.safetensors"}, {"c", "s2.safetensors"}},
-       ErrorCode::kInvalidData,
-       "tensor \"b\" should be in s2.safetensors, it is in s1.safetensors"},
-      {{{"a", "s1.safetensors"}, {"c", "s2.safetensors"}},
-       ErrorCode::kInvalidData,
-       "s1.safetensors: tensor \"b\" is not listed in model.safetensors.index.json"},
       {{{"a", "../s1.safetensors"}},
        ErrorCode::kInvalidData,
        "\"../s1.safetensors\" is not a plain file name"},
@@ -193,12 +183,39 @@ TEST_F(CheckpointTest, SaysWhereIndexAndShardsDisagree) {
   }
 }
 
-TEST_F(CheckpointTest, NamesATensorThatTwoShardsHold) {
-  WriteShard("s1.safetensors", {"a", "b"});
-  WriteShard("s2.safetensors", {"b"});
-  WriteIndex({{"a", "s1.safetensors"}, {"b", "s2.safetensors"}});
-  EXPECT_THAT(OpeningError(ErrorCode::kInvalidData),
-              HasSubstr("tensor \"b\" is in two shards: s1.safetensors and s2.safetensors"));
+// Only who needs such a tensor meets the error.
+TEST_F(CheckpointTest, TheIndexDecidesWhatBelongs) {
+  WriteShard("s1.safetensors", {"moved", "doubled", "stray", "a"});
+  WriteShard("s2.safetensors", {"b", "doubled"});
+  WriteIndex({{"a", "s1.safetensors"},
+              {"b", "s2.safetensors"},
+              {"doubled", "s2.safetensors"},
+              {"moved", "s2.safetensors"},
+              {"lost", "s2.safetensors"}});
+  const Checkpoint checkpoint(Path());
+  EXPECT_THAT(checkpoint.names(), ElementsAre("a", "b", "doubled"));
+  EXPECT_THAT(checkpoint.lost(), ElementsAre("lost", "moved"));
+  EXPECT_THAT(checkpoint.unlisted(), ElementsAre("stray"));
+  EXPECT_EQ(checkpoint.total_bytes(), 3 * 16);
+  EXPECT_THAT(checkpoint.Get("doubled").As<float>(), ElementsAre(1, 1, 1, 1));  // of s2
+  EXPECT_FALSE(checkpoint.Has("stray"));
+  const struct {
+    const char* tensor;
+    const char* message;
+  } cases[] = {
+      {"lost", "index.json: tensor \"lost\" should be in s2.safetensors, which lacks it"},
+      {"moved",
+       "index.json: tensor \"moved\" should be in s2.safetensors, it is in s1.safetensors"},
+      {"stray", "s1.safetensors: tensor \"stray\" is not listed in model.safetensors.index.json"},
+  };
+  for (const auto& [tensor, message] : cases) {
+    EXPECT_THAT(ErrorOf(ErrorCode::kInvalidData, [&] { checkpoint.Get(tensor); }),
+                HasSubstr(message));
+    EXPECT_THAT(checkpoint.Disagreement(tensor).value_or(""), HasSubstr(message));
+  }
+  EXPECT_EQ(checkpoint.Disagreement("a"), std::nullopt);
+  EXPECT_EQ(checkpoint.Disagreement("doubled"), std::nullopt);
+  EXPECT_EQ(checkpoint.Disagreement("absent"), std::nullopt);
 }
 
 TEST_F(CheckpointTest, RefusesAMalformedIndex) {

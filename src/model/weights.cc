@@ -264,6 +264,13 @@ WeightView FindLinear(const Checkpoint& checkpoint, const LinearSpec& spec) {
       return FindTensor(checkpoint, module + ".weight", shape);
   }
   if (const auto fused = FindFusedExpert(checkpoint, spec)) return *fused;
+  for (const std::string& module : spellings) {
+    for (const char* suffix : {".weight", ".weight_packed"}) {
+      if (const auto why = checkpoint.Disagreement(module + suffix)) {
+        throw Error(ErrorCode::kInvalidData, *why);
+      }
+    }
+  }
   std::string others;
   for (size_t i = 1; i < spellings.size(); ++i) others += ", " + spellings[i];
   throw Error(ErrorCode::kNotFound,
