@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/utf8.h"
+#include "checkpoint/module_pattern.h"
 #include "checkpoint/safetensors.h"
 #include "nibble/error.h"
 
@@ -49,6 +50,28 @@ Error NoWeights(const fs::path& directory) {
                                          : fmt::format("; {} is another layout, which nibble does "
                                                        "not read",
                                                        Quoted(found))));
+}
+
+// What quantization_config says and nibble passes over, a line each.
+void WarnOfWhatIsNotApplied(const QuantConfig& config, const std::string& where) {
+  if (config.has_kv_cache_scheme) {
+    LogWarning(
+        "kv_cache_scheme_not_applied file={} effect=\"the cache has the type that was asked "
+        "for; k_scale and v_scale are not read\"",
+        where);
+  }
+  for (const std::vector<std::string>* patterns : {&config.targets, &config.ignore}) {
+    for (const std::string& pattern : *patterns) {
+      try {
+        const ModulePattern understood(pattern);
+      } catch (const Error& error) {
+        LogWarning(
+            "pattern_not_understood file={} reason=\"{}\" effect=\"none: the tensors tell "
+            "what is quantized\"",
+            where, error.what());
+      }
+    }
+  }
 }
 
 using FileOfTensor = std::map<std::string, std::string, std::less<>>;
@@ -212,7 +235,9 @@ Checkpoint::Checkpoint(const fs::path& directory) : state_(std::make_unique<Stat
                                           (fs::exists(directory, failure) ? "a file" : "nothing"));
   }
   state.config = ReadModelConfig(directory);
-  state.quant_config = ParseQuantConfig(state.config.raw, (directory / "config.json").string());
+  const std::string config_path = (directory / "config.json").string();
+  state.quant_config = ParseQuantConfig(state.config.raw, config_path);
+  if (state.quant_config) WarnOfWhatIsNotApplied(*state.quant_config, config_path);
 
   // As transformers does: the single file goes before the index.
   if (fs::exists(directory / kSingleFile)) {
@@ -339,10 +364,10 @@ PackedView Checkpoint::GetPacked(std::string_view module, int64_t rows, int64_t 
   result.packed = get("weight_packed", {DType::kI32}, {rows, (cols + per_word - 1) / per_word});
   result.scales = get("weight_scale", {DType::kBF16, DType::kF16, DType::kF32}, {rows, groups});
 
-  const std::span<const int64_t> stored = get("weight_shape", {DType::kI64}, {2}).As<int64_t>();
-  if (stored[0] != rows || stored[1] != cols) {
-    throw Invalid(where, fmt::format("weight_shape: expected [{}, {}], found [{}, {}]", rows, cols,
-                                     stored[0], stored[1]));
+  const Shape stored = ReadWeightShape(get("weight_shape", {DType::kI64, DType::kI32}, {2}));
+  if (stored != Shape{rows, cols}) {
+    throw Invalid(where, fmt::format("weight_shape: expected {}, found {}",
+                                     Shape{rows, cols}.ToString(), stored.ToString()));
   }
 
   const auto present = [&](const char* suffix) {
@@ -373,6 +398,12 @@ PackedView Checkpoint::GetPacked(std::string_view module, int64_t rows, int64_t 
     if (!unset) result.g_idx = g_idx;
   }
   return result;
+}
+
+Shape ReadWeightShape(const TensorView& weight_shape) {
+  if (weight_shape.dtype() == DType::kI64) return Shape(weight_shape.As<int64_t>());
+  const std::span<const int32_t> dims = weight_shape.As<int32_t>();
+  return {dims[0], dims[1]};
 }
 
 void Checkpoint::WillNeed(const TensorView& view) const {

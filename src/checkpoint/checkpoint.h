@@ -75,4 +75,7 @@ class Checkpoint {
   std::unique_ptr<State> state_;
 };
 
+// The shape that the tensor weight_shape of a packed Linear holds: I64 [2], or I32 of some writers.
+Shape ReadWeightShape(const TensorView& weight_shape);
+
 }  // namespace nibble

@@ -404,6 +404,34 @@ TEST_F(PackedCheckpointTest, ReadsEveryVariant) {
   }
 }
 
+TEST_F(PackedCheckpointTest, ReadsAShapeOfEitherWidth) {
+  Write({}, [&] { tensors_["weight_shape"] = Tensor::FromVector<int32_t>({16, 16}, {2}); });
+  EXPECT_EQ(Checkpoint(Path()).GetPacked("m", 16, 16).rows, 16);
+  Write({}, [&] { tensors_["weight_shape"] = Tensor::FromVector<int32_t>({16, 15}, {2}); });
+  EXPECT_THAT(ErrorOf(ErrorCode::kInvalidData, [&] { Checkpoint(Path()).GetPacked("m", 16, 16); }),
+              HasSubstr("m: weight_shape: expected [16, 16], found [16, 15]"));
+}
+
+// What an opening says on stderr.
+TEST_F(PackedCheckpointTest, WarnsOnceOfWhatItDoesNotApply) {
+  Write({});
+  const auto warnings = [&](const std::string& members) {
+    WriteConfig(fmt::format(R"(, "quantization_config": {{"config_groups": {{"W4A16": ["Linear"]}},
+                                 {}}})",
+                            members));
+    ::testing::internal::CaptureStderr();
+    const Checkpoint checkpoint(Path());
+    return ::testing::internal::GetCapturedStderr();
+  };
+  EXPECT_EQ(warnings(R"("kv_cache_scheme": null, "ignore": ["re:(?i).*gate$", "lm_head"])"), "");
+  const std::string cache = warnings(R"("kv_cache_scheme": {"num_bits": 8, "type": "float"})");
+  EXPECT_THAT(cache, HasSubstr("kv_cache_scheme_not_applied"));
+  EXPECT_EQ(std::count(cache.begin(), cache.end(), '\n'), 1);
+  const std::string pattern = warnings(R"("ignore": ["re:.*(?<!proj)\\.gate$", "lm_head"])");
+  EXPECT_THAT(pattern, HasSubstr("has a negative look-behind"));
+  EXPECT_EQ(std::count(pattern.begin(), pattern.end(), '\n'), 1);
+}
+
 TEST_F(PackedCheckpointTest, TakesAnUnsetColumnOrderForNone) {
   Write({.act_order = "\"group\""},
         [&] { tensors_["weight_g_idx"] = Tensor::FromVector(std::vector<int32_t>(16, -1), {16}); });
@@ -440,8 +468,8 @@ TEST_F(PackedCheckpointTest, NamesWhatIsWrongWithAModule) {
        "m: weight_scale: expected BF16 or F16 or F32 [16, 2], found BF16 [2, 16]"},
       {plain, put("weight_scale", DType::kF8E4M3, {16, 2}), ErrorCode::kInvalidData,
        "found F8_E4M3 [16, 2]"},
-      {plain, put("weight_shape", DType::kI32, {2}), ErrorCode::kInvalidData,
-       "m: weight_shape: expected I64 [2], found I32 [2]"},
+      {plain, put("weight_shape", DType::kI8, {2}), ErrorCode::kInvalidData,
+       "m: weight_shape: expected I64 or I32 [2], found I8 [2]"},
       {plain, put("weight_shape", DType::kI64, {2}), ErrorCode::kInvalidData,
        "m: weight_shape: expected [16, 16], found [0, 0]"},
       {plain, put("weight_zero_point", DType::kI32, {2, 2}), ErrorCode::kInvalidData,

@@ -195,14 +195,6 @@ std::optional<QuantConfig> ParseQuantConfig(const Json& model_config, const std:
     throw Unsupported(inside, "quant_method: expected compressed-tensors, found " + Quoted(method));
   }
   CheckFormat(*object, inside, true);
-  const auto status = GetOr<std::string>(*object, "quantization_status", "compressed", inside);
-  if (status != "compressed") {
-    throw Unsupported(inside, "quantization_status: expected compressed, found " + Quoted(status));
-  }
-  if (Find(*object, "kv_cache_scheme") != nullptr) {
-    throw Unsupported(inside,
-                      "kv_cache_scheme: expected null; nibble keeps the cache in 16 bits or more");
-  }
   for (const char* other : {"sparsity_config", "transform_config"}) {
     const Json* value = Find(*object, other);
     if (value == nullptr || (value->is_object() && value->empty())) continue;
@@ -213,6 +205,7 @@ std::optional<QuantConfig> ParseQuantConfig(const Json& model_config, const std:
   if (groups == nullptr) throw Invalid(inside, "config_groups is missing");
   QuantConfig config = ReadGroups(*groups, inside + ": config_groups");
   config.ignore = ReadNamesOf(*object, "ignore", inside);
+  config.has_kv_cache_scheme = Find(*object, "kv_cache_scheme") != nullptr;
   return config;
 }
 

@@ -24,9 +24,12 @@ struct QuantConfig {
   // for no reader needs them: which Linears are quantized is told by their tensors.
   std::vector<std::string> targets = {"Linear"};
   std::vector<std::string> ignore;
+  // A scheme for the KV cache is there. nibble does not apply it, nor write one.
+  bool has_kv_cache_scheme = false;
 };
 
-// nullopt when config.json has no quantization_config. Throws kUnsupported naming the field and
+// nullopt when config.json has no quantization_config. What its quantization_status says does not
+// count: packed tensors are there or not. Throws kUnsupported naming the field and
 // value for anything but compressed-tensors W4A16/W8A16 pack-quantized.
 std::optional<QuantConfig> ParseQuantConfig(const Json& model_config, const std::string& where);
 

@@ -117,9 +117,6 @@ TEST(ParseQuantConfig, NamesTheFieldItCannotDo) {
        "format: expected pack-quantized, found \"marlin-24\""},
       {"/config_groups/group_0/format", "\"int-quantized\"", kUnsupported,
        "\"group_0\": format: expected"},
-      {"/quantization_status", "\"frozen\"", kUnsupported,
-       "quantization_status: expected compressed"},
-      {"/kv_cache_scheme", "{\"num_bits\": 8}", kUnsupported, "kv_cache_scheme: expected null"},
       {"/sparsity_config", "{\"format\": \"sparse-bitmask\"}", kUnsupported,
        "sparsity_config: expected nothing"},
       {"/config_groups", "{}", kInvalid,
@@ -163,6 +160,18 @@ TEST(ParseQuantConfig, NamesTheFieldItCannotDo) {
   }
   EXPECT_THROW(Parse(Json(7)), Error);
   EXPECT_THROW(ParseQuantConfig(Json::array(), "config.json"), Error);
+}
+
+TEST(ParseQuantConfig, DoesNotGoByTheStatus) {
+  for (const char* status : {"\"frozen\"", "\"initialized\"", "\"anything\"", "null", "3"}) {
+    EXPECT_EQ(Parse(With("/quantization_status", status)).bits, 4) << status;
+  }
+}
+
+TEST(ParseQuantConfig, RemembersASchemeForTheCache) {
+  EXPECT_FALSE(Parse(Default()).has_kv_cache_scheme);
+  EXPECT_TRUE(
+      Parse(With("/kv_cache_scheme", R"({"num_bits": 8, "type": "float"})")).has_kv_cache_scheme);
 }
 
 // What a list of modules means does not matter to a reader: an expression that nibble does not

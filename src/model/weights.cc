@@ -260,8 +260,16 @@ WeightView FindLinear(const Checkpoint& checkpoint, const LinearSpec& spec) {
   const std::vector<std::string> spellings = Spellings(spec.module);
   for (const std::string& module : spellings) {
     if (checkpoint.IsPacked(module)) return checkpoint.GetPacked(module, spec.rows, spec.cols);
-    if (checkpoint.Has(module + ".weight"))
-      return FindTensor(checkpoint, module + ".weight", shape);
+    if (!checkpoint.Has(module + ".weight")) continue;
+    // Such weights are rounded when they are used, as calibration leaves them.
+    if (checkpoint.Has(module + ".weight_scale")) {
+      throw Error(
+          ErrorCode::kUnsupported,
+          fmt::format("{}: {}.weight has a weight_scale beside it and is not packed; nibble "
+                      "reads weights that were compressed when they were saved",
+                      checkpoint.directory().string(), module));
+    }
+    return FindTensor(checkpoint, module + ".weight", shape);
   }
   if (const auto fused = FindFusedExpert(checkpoint, spec)) return *fused;
   for (const std::string& module : spellings) {

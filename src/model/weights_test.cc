@@ -155,6 +155,19 @@ TEST(MixtralWeights, NamesAMissingLinearUnderAllItsNames) {
   }
 }
 
+// Weights that calibration left rounded only in use, not packed: their raw values are another
+// model.
+TEST(MixtralWeights, DenseWeightsWithScalesAreRefused) {
+  EXPECT_THAT(LoadError({},
+                        [](const std::filesystem::path& directory) {
+                          testing::EditTensors(directory, [](auto& tensors) {
+                            tensors["model.layers.1.self_attn.q_proj.weight_scale"] =
+                                Tensor(DType::kBF16, {72, 2});
+                          });
+                        }),
+              HasSubstr("model.layers.1.self_attn.q_proj.weight has a weight_scale beside it"));
+}
+
 TEST(MixtralWeights, FusedExpertsOfAnotherShapeAreRefused) {
   RandomMixtral random;
   random.spelling = ExpertSpelling::kFused;

@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "checkpoint/checkpoint.h"
 #include "checkpoint/quant_config.h"
 #include "checkpoint/safetensors.h"
 #include "tensor/packed.h"
@@ -211,6 +212,29 @@ class Writer {
 
 void WriteRandomMixtral(const RandomMixtral& model, const std::filesystem::path& directory) {
   Writer(model).WriteTo(directory);
+}
+
+void EditTensors(const std::filesystem::path& directory,
+                 const std::function<void(std::map<std::string, Tensor>& tensors)>& edit) {
+  std::map<std::string, Tensor> tensors;
+  {
+    const Checkpoint checkpoint(directory);
+    for (const std::string& name : checkpoint.names()) {
+      tensors.emplace(name, Tensor::Copy(checkpoint.Get(name)));
+    }
+  }
+  edit(tensors);
+  std::vector<std::pair<std::string, TensorView>> views;
+  for (const auto& [name, tensor] : tensors) views.emplace_back(name, tensor.view());
+  WriteSafetensors(directory / "model.safetensors", views);
+}
+
+void EditConfig(const std::filesystem::path& directory,
+                const std::function<void(Json& config)>& edit) {
+  const std::string path = (directory / "config.json").string();
+  Json config = ReadJsonFile(path);
+  edit(config);
+  WriteTextFile(path, config.dump());
 }
 
 std::vector<int32_t> RandomTokens(int64_t count, int64_t vocab_size, uint64_t seed) {

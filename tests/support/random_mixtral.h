@@ -3,10 +3,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
-#include "tensor/dtype.h"
+#include "base/json.h"
+#include "tensor/tensor.h"
 
 namespace nibble::testing {
 
@@ -49,6 +51,14 @@ void WriteRandomMixtral(const RandomMixtral& model, const std::filesystem::path&
 
 // A model of finite weights whose hidden states are not finite where token 7 has been seen.
 RandomMixtral BrokenForTokenSeven();
+
+// Changes the tensors of a model.safetensors, by name.
+void EditTensors(const std::filesystem::path& directory,
+                 const std::function<void(std::map<std::string, Tensor>& tensors)>& edit);
+
+// Changes a config.json.
+void EditConfig(const std::filesystem::path& directory,
+                const std::function<void(Json& config)>& edit);
 
 // Token ids from [0, vocab_size), the same for the same seed.
 std::vector<int32_t> RandomTokens(int64_t count, int64_t vocab_size, uint64_t seed);
