@@ -52,6 +52,7 @@ Model::Model(const Checkpoint& checkpoint, Backend& backend, int64_t max_tokens)
       rows_at_once_(RowsAtOnce(spec_.vocab_size)),
       logits_(backend.MakeLogitRows(rows_at_once_, spec_.vocab_size)) {
   CheckFits(checkpoint, backend);
+  WarnOfUntiedHead(checkpoint);
   Progress progress("load " + checkpoint.directory().filename().string(), "layers",
                     spec_.num_layers());
   packed_ = OpenPackedWeights(checkpoint, backend);

@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstring>
 #include <optional>
 #include <string_view>
 #include <utility>
 
+#include "base/log.h"
 #include "model/packed_weights.h"
 #include "nibble/error.h"
 
@@ -18,6 +20,8 @@ namespace {
 constexpr std::string_view kMoe = ".block_sparse_moe.";
 constexpr std::string_view kMlp = ".mlp.";  // its name since transformers 5
 constexpr std::string_view kExperts = "experts.";
+constexpr char kEmbedding[] = "model.embed_tokens";
+constexpr char kHead[] = "lm_head";
 
 // A published module name cut at the experts block: prefix "model.layers.3", then "gate" or
 // "experts.5.w1". Names outside the block have no parts.
@@ -99,8 +103,21 @@ void Release(const Checkpoint& checkpoint, const WeightView& weight) {
   checkpoint.DontNeed(packed.scales);
 }
 
+bool IsStored(const Checkpoint& checkpoint, const std::string& module) {
+  return checkpoint.Has(module + ".weight") || checkpoint.IsPacked(module);
+}
+
+// Which of the two tables stands for `module`: itself, or where config.json ties them and it alone
+// is not stored, the other.
+std::string TableOf(const Checkpoint& checkpoint, const std::string& module) {
+  const char* other = module == kHead ? kEmbedding : kHead;
+  const bool replaced = checkpoint.config().tie_word_embeddings && !IsStored(checkpoint, module) &&
+                        IsStored(checkpoint, other);
+  return replaced ? other : module;
+}
+
 LinearSpec HeadSpec(const ModelConfig& config) {
-  return {"lm_head", config.vocab_size, config.hidden_size};
+  return {kHead, config.vocab_size, config.hidden_size};
 }
 
 LinearSpec RouterSpec(const ModelConfig& config, int64_t layer) {
@@ -176,10 +193,7 @@ ExpertSources SourcesOfExperts(const Checkpoint& checkpoint, int64_t layer, int6
 }
 
 WeightSource EmbeddingSource(const Checkpoint& checkpoint) {
-  const ModelConfig& config = checkpoint.config();
-  const Shape shape{config.vocab_size, config.hidden_size};
-  return {Role::kEmbedding,
-          {{"model.embed_tokens", FindTensor(checkpoint, "model.embed_tokens.weight", shape)}}};
+  return {Role::kEmbedding, {{kEmbedding, FindEmbedding(checkpoint)}}};
 }
 
 WeightSource HeadSource(const Checkpoint& checkpoint) {
@@ -252,12 +266,37 @@ TensorView FindTensor(const Checkpoint& checkpoint, const std::string& name, con
   return view;
 }
 
+TensorView FindEmbedding(const Checkpoint& checkpoint) {
+  const ModelConfig& config = checkpoint.config();
+  return FindTensor(checkpoint, TableOf(checkpoint, kEmbedding) + ".weight",
+                    Shape{config.vocab_size, config.hidden_size});
+}
+
+bool IsHeadTied(const Checkpoint& checkpoint) {
+  if (!checkpoint.config().tie_word_embeddings) return false;
+  if (!IsStored(checkpoint, kEmbedding) || !IsStored(checkpoint, kHead)) return true;
+  const WeightView head = FindLinear(checkpoint, HeadSpec(checkpoint.config()));
+  const auto* dense = std::get_if<TensorView>(&head);
+  const TensorView embedding = FindEmbedding(checkpoint);
+  const bool equal = dense != nullptr && dense->dtype() == embedding.dtype() &&
+                     std::memcmp(dense->data(), embedding.data(), embedding.bytes().size()) == 0;
+  Release(checkpoint, head);
+  Release(checkpoint, embedding);
+  return equal;
+}
+
+void WarnOfUntiedHead(const Checkpoint& checkpoint) {
+  if (!checkpoint.config().tie_word_embeddings || IsHeadTied(checkpoint)) return;
+  LogWarning(
+      "head_not_tied directory={} reason=\"config.json sets tie_word_embeddings, but {}.weight "
+      "differs from {}.weight\" effect=\"both are used as they are stored\"",
+      checkpoint.directory().string(), kHead, kEmbedding);
+}
+
 WeightView FindLinear(const Checkpoint& checkpoint, const LinearSpec& spec) {
   const Shape shape{spec.rows, spec.cols};
-  if (spec.module == "lm_head" && checkpoint.config().tie_word_embeddings) {
-    return FindTensor(checkpoint, "model.embed_tokens.weight", shape);
-  }
-  const std::vector<std::string> spellings = Spellings(spec.module);
+  const std::vector<std::string> spellings =
+      spec.module == kHead ? std::vector{TableOf(checkpoint, kHead)} : Spellings(spec.module);
   for (const std::string& module : spellings) {
     if (checkpoint.IsPacked(module)) return checkpoint.GetPacked(module, spec.rows, spec.cols);
     if (!checkpoint.Has(module + ".weight")) continue;

@@ -36,12 +36,25 @@ std::vector<LinearSpec> LayerLinears(const ModelConfig& config, int64_t layer);
 std::vector<LinearSpec> AllLinears(const ModelConfig& config);
 
 // What the checkpoint holds for a Linear, dense or packed, whatever spelling it uses; a dense
-// expert may be a slice of a fused tensor. Where embeddings are tied, lm_head is the embedding.
-// Throws kNotFound / kInvalidData naming the tensor, the expected shape and the one found.
+// expert may be a slice of a fused tensor. Where embeddings are tied and no lm_head is stored, it
+// is the embedding. Throws kNotFound / kInvalidData naming the tensor, the expected shape and the
+// one found.
 WeightView FindLinear(const Checkpoint& checkpoint, const LinearSpec& spec);
 
 // The same for plain tensors by full name, e.g. "model.norm.weight".
 TensorView FindTensor(const Checkpoint& checkpoint, const std::string& name, const Shape& shape);
+
+// The embedding [vocab_size, hidden_size]; lm_head where embeddings are tied and no other is
+// stored.
+TensorView FindEmbedding(const Checkpoint& checkpoint);
+
+// Whether embedding and head are one tensor: config.json ties them, and not two different ones are
+// stored. If they are, both are used as they are, as transformers 5 does (transformers 4 drops the
+// head). Compares their bytes.
+bool IsHeadTied(const Checkpoint& checkpoint);
+
+// One warning if config.json ties an embedding and a head that are stored and differ.
+void WarnOfUntiedHead(const Checkpoint& checkpoint);
 
 // Throws kInvalidData naming `module` and the element if a dense value, or a scale of a packed
 // weight, is NaN or infinite. Scans on the threads of `pool`.

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <fstream>
 #include <limits>
+#include <map>
+#include <optional>
 
 #include "backend/make_backend.h"
 #include "base/file.h"
@@ -195,6 +197,72 @@ TEST(MixtralWeights, TiedModelsNeedNoHead) {
                           WriteTextFile(path, config.dump());
                         }),
               HasSubstr("lm_head"));
+}
+
+// Opens a model whose config.json ties embedding and head, with these two tensors.
+struct TiedModel {
+  explicit TiedModel(const std::function<void(std::map<std::string, Tensor>&)>& edit) {
+    testing::WriteRandomMixtral({}, directory.path());  // stores a head of its own
+    testing::EditConfig(directory.path(),
+                        [](Json& config) { config["tie_word_embeddings"] = true; });
+    testing::EditTensors(directory.path(), edit);
+    checkpoint.emplace(directory.path());
+  }
+
+  static TensorView Dense(const WeightView& weight) { return std::get<TensorView>(weight); }
+  TensorView Head() const { return Dense(FindLinear(*checkpoint, {"lm_head", 101, 48})); }
+  std::string Warning() const {
+    ::testing::internal::CaptureStderr();
+    WarnOfUntiedHead(*checkpoint);
+    return ::testing::internal::GetCapturedStderr();
+  }
+
+  TemporaryDirectory directory;
+  std::optional<Checkpoint> checkpoint;
+};
+
+constexpr char kStoredEmbedding[] = "model.embed_tokens.weight";
+constexpr char kStoredHead[] = "lm_head.weight";
+
+TEST(MixtralWeights, TiedTablesThatDifferAreBothUsed) {
+  const TiedModel model([](auto&) {});
+  EXPECT_FALSE(IsHeadTied(*model.checkpoint));
+  EXPECT_EQ(model.Head().data(), model.checkpoint->Get(kStoredHead).data());
+  EXPECT_EQ(FindEmbedding(*model.checkpoint).data(),
+            model.checkpoint->Get(kStoredEmbedding).data());
+  EXPECT_THAT(model.Warning(), HasSubstr("head_not_tied"));
+  const TiedModel other_type([](auto& tensors) {
+    tensors[kStoredHead] =
+        FromFloat(ToFloat(tensors[kStoredEmbedding].view()), DType::kF32, {101, 48});
+  });
+  EXPECT_FALSE(IsHeadTied(*other_type.checkpoint));
+}
+
+TEST(MixtralWeights, TiedTablesThatAreEqualAreOne) {
+  const TiedModel model(
+      [](auto& tensors) { tensors[kStoredHead] = Tensor::Copy(tensors[kStoredEmbedding].view()); });
+  EXPECT_TRUE(IsHeadTied(*model.checkpoint));
+  EXPECT_EQ(model.Warning(), "");
+}
+
+TEST(MixtralWeights, EitherOfTwoTiedTablesStandsForBoth) {
+  for (const char* missing : {kStoredEmbedding, kStoredHead}) {
+    const TiedModel model([&](auto& tensors) { tensors.erase(missing); });
+    EXPECT_TRUE(IsHeadTied(*model.checkpoint));
+    EXPECT_EQ(model.Warning(), "");
+    const char* stored = missing == kStoredHead ? kStoredEmbedding : kStoredHead;
+    EXPECT_EQ(model.Head().data(), model.checkpoint->Get(stored).data());
+    EXPECT_EQ(FindEmbedding(*model.checkpoint).data(), model.Head().data());
+  }
+}
+
+TEST(MixtralWeights, TablesThatAreNotTiedDoNotStandForEachOther) {
+  EXPECT_THAT(LoadError({},
+                        [](const std::filesystem::path& directory) {
+                          testing::EditTensors(
+                              directory, [](auto& tensors) { tensors.erase(kStoredEmbedding); });
+                        }),
+              HasSubstr("no tensor \"model.embed_tokens.weight\""));
 }
 
 // What /proc says this process holds of the mapping of `path`, in bytes.
