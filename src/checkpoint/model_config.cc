@@ -57,10 +57,11 @@ class Reader {
   const std::string& where_;
 };
 
-DType ReadDType(const Json& config, const std::string& where) {
+std::optional<DType> ReadDType(const Json& config, const std::string& where) {
   const char* key =
       config.contains("dtype") && !config["dtype"].is_null() ? "dtype" : "torch_dtype";
-  std::string name = GetOr<std::string>(config, key, "bfloat16", where);
+  if (!config.contains(key) || config[key].is_null()) return std::nullopt;
+  auto name = GetRequired<std::string>(config, key, where);
   if (name.starts_with("torch.")) name.erase(0, 6);
   if (name == "bfloat16") return DType::kBF16;
   if (name == "float16") return DType::kF16;

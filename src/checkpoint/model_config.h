@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,7 +28,7 @@ struct ModelConfig {
   double rope_theta = 10000.0;
   double rms_norm_eps = 1e-5;
   bool tie_word_embeddings = false;
-  DType dtype = DType::kBF16;          // torch_dtype, or dtype in new files
+  std::optional<DType> dtype;          // torch_dtype, or dtype in new files; none: not stated
   int64_t bos_token_id = -1;           // -1: none
   std::vector<int64_t> eos_token_ids;  // one, several or none
   Json raw;

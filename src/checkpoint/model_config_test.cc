@@ -86,7 +86,7 @@ TEST(ModelConfig, ReadsOptionalForms) {
   EXPECT_EQ(Parse(With(R"({"sliding_window": 4096})")).sliding_window, 4096);
   EXPECT_EQ(Parse(With(R"({"num_key_value_heads": null})")).num_kv_heads, 48);
   EXPECT_EQ(Parse(With(R"({"torch_dtype": "torch.float32"})")).dtype, DType::kF32);
-  EXPECT_EQ(Parse(With(R"({"torch_dtype": null})")).dtype, DType::kBF16);
+  EXPECT_EQ(Parse(With(R"({"torch_dtype": null})")).dtype, std::nullopt);
   EXPECT_EQ(Parse(With(R"({"rope_scaling": null})")).rope_theta, 1e6);
   EXPECT_EQ(Parse(With(R"({"rope_scaling": {"type": "default"}})")).rope_theta, 1e6);
   EXPECT_EQ(Parse(With(R"({"bos_token_id": null})")).bos_token_id, -1);

@@ -37,6 +37,15 @@ std::string KindOf(const std::string& name) {
   return "other";
 }
 
+// The float type that config.json states, or of the first tensor that has one.
+std::string DenseType(const Checkpoint& checkpoint) {
+  if (const auto& stated = checkpoint.config().dtype) return std::string(DTypeName(*stated));
+  for (const std::string& name : checkpoint.names()) {
+    if (IsFloat(checkpoint.Get(name).dtype())) return checkpoint.Info(name).dtype;
+  }
+  return "dense";
+}
+
 void PrintTensors(const Json& tensors) {
   TextTable table({"tensor", "type", "shape", "bytes"});
   for (const Json& tensor : tensors) {
@@ -91,7 +100,7 @@ int InspectModel(const InspectOptions& options) {
   }
   const auto& quant = checkpoint.quant_config();
   const std::string scheme =
-      !quant ? std::string(DTypeName(config.dtype))
+      !quant ? DenseType(checkpoint)
              : fmt::format("W{}A16 {} group {}{}", quant->bits,
                            quant->symmetric ? "symmetric" : "asymmetric",
                            quant->group_size < 0 ? "channel" : std::to_string(quant->group_size),

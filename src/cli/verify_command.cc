@@ -27,12 +27,12 @@ struct VerifyOptions {
 std::optional<Finding> VerifyPacked(const Checkpoint& checkpoint) {
   const std::filesystem::path file = checkpoint.directory() / PackedWeights::kFileName;
   if (!std::filesystem::exists(file)) return std::nullopt;
-  Finding finding{.passed = false, .rule = PackedWeights::kFileName, .detail = {}};
+  Finding finding{.grade = Grade::kFails, .rule = PackedWeights::kFileName, .detail = {}};
   try {
     const auto backend = MakeBackend("cpu");
     const PackedWeights packed(file, checkpoint, *backend);
     const std::optional<std::string> difference = packed.FindDifference();
-    finding.passed = !difference;
+    if (!difference) finding.grade = Grade::kOk;
     finding.detail = difference ? *difference + " differs; write it again with nibble pack --force"
                                 : "equal to the weights, every byte";
   } catch (const Error& error) {
@@ -42,35 +42,66 @@ std::optional<Finding> VerifyPacked(const Checkpoint& checkpoint) {
   return finding;
 }
 
+const char* Shown(Grade grade) {
+  switch (grade) {
+    case Grade::kOk:
+    case Grade::kUnusual:
+      return Name(grade);
+    case Grade::kDiffers:
+      return "DIFFERS";
+    case Grade::kFails:
+      return "FAIL";
+  }
+  return "?";
+}
+
+// The last line: "vLLM … DIRECTORY on 2 ranks".
+std::string Verdict(Grade grade, const VerifyOptions& options) {
+  const std::string what =
+      fmt::format("{} on {} rank{}", options.directory, options.tensor_parallel_size,
+                  options.tensor_parallel_size == 1 ? "" : "s");
+  switch (grade) {
+    case Grade::kOk:
+    case Grade::kUnusual:
+      return fmt::format("ok: vLLM should load {}", what);
+    case Grade::kDiffers:
+      return fmt::format("DIFFERS: vLLM should load {}, but it is not what its configuration says",
+                         what);
+    case Grade::kFails:
+      return fmt::format("FAIL: vLLM would not load {}", what);
+  }
+  return "?";
+}
+
 int RunVerify(const VerifyOptions& options) {
   const Checkpoint checkpoint(options.directory);
-  const ValidationReport report = ValidateForVllm(checkpoint, options.tensor_parallel_size);
-  const std::optional<Finding> packed = VerifyPacked(checkpoint);
-  const bool passed = report.passed() && (!packed || packed->passed);
-  std::vector<Finding> all = report.findings;
-  if (packed) all.push_back(*packed);
+  ValidationReport report = ValidateForVllm(checkpoint, options.tensor_parallel_size);
+  const Grade for_vllm = report.verdict();
+  if (std::optional<Finding> packed = VerifyPacked(checkpoint)) {
+    report.findings.push_back(std::move(*packed));
+  }
   if (options.json) {
     Json findings = Json::array();
-    for (const Finding& finding : all) {
-      findings.push_back(
-          {{"passed", finding.passed}, {"rule", finding.rule}, {"detail", finding.detail}});
+    for (const Finding& finding : report.findings) {
+      findings.push_back({{"grade", Name(finding.grade)},
+                          {"passed", finding.passed()},
+                          {"rule", finding.rule},
+                          {"detail", finding.detail}});
     }
     PrintJson({{"directory", options.directory},
                {"tensor_parallel_size", options.tensor_parallel_size},
                {"quantized", checkpoint.quant_config().has_value()},
-               {"passed", passed},
+               {"verdict", Name(report.verdict())},
+               {"passed", report.passed()},
                {"findings", findings}});
   } else {
     TextTable table({"", "rule", "found"});
-    for (const Finding& finding : all) {
-      table.AddRow({finding.passed ? "ok" : "FAIL", finding.rule, finding.detail});
+    for (const Finding& finding : report.findings) {
+      table.AddRow({Shown(finding.grade), finding.rule, finding.detail});
     }
-    fmt::print("{}{}: vLLM {} load {} on {} rank{}\n", table.ToString(),
-               report.passed() ? "ok" : "FAIL", report.passed() ? "should" : "would not",
-               options.directory, options.tensor_parallel_size,
-               options.tensor_parallel_size == 1 ? "" : "s");
+    fmt::print("{}{}\n", table.ToString(), Verdict(for_vllm, options));
   }
-  return passed ? kExitSuccess : kExitFindings;
+  return report.passed() ? kExitSuccess : kExitFindings;
 }
 
 }  // namespace

@@ -121,7 +121,7 @@ TEST_F(QuantizationRunTest, WritesACheckpointThatReadsBack) {
   EXPECT_NEAR(report.read_back_perplexity / report.original_perplexity, 1, 0.2);
 
   const Checkpoint written(options_.output);
-  EXPECT_TRUE(ValidateStructure(written).passed());
+  EXPECT_EQ(ValidateStructure(written).verdict(), Grade::kOk);
   const std::optional<QuantConfig>& config = written.quant_config();
   ASSERT_TRUE(config.has_value());
   EXPECT_EQ(config->group_size, 32);
@@ -284,7 +284,8 @@ TEST_F(QuantizationRunTest, EverySettingWritesWhatItSays) {
     EXPECT_EQ(report.num_fallbacks, 0) << c.name;
     EXPECT_GT(report.read_back_perplexity, 0) << c.name;
     const Checkpoint written(directory_.path() / c.name);
-    EXPECT_TRUE(ValidateStructure(written).passed()) << ValidateStructure(written).Failures();
+    EXPECT_EQ(ValidateStructure(written).verdict(), Grade::kOk)
+        << ValidateStructure(written).Remarks();
     const std::string digest = Files(c.name).at("model.safetensors");
     EXPECT_TRUE(digests.emplace(digest, c.name).second) << c.name << " = " << digests[digest];
   }

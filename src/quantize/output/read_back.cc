@@ -71,7 +71,7 @@ ProbeScore ReadBack(const Checkpoint& source, const std::filesystem::path& outpu
                     Backend& backend, Workspace& workspace) {
   const Checkpoint written(output);
   const ValidationReport validation = ValidateStructure(written);
-  if (!validation.passed()) Corrupt(output, validation.Failures());
+  if (validation.verdict() != Grade::kOk) Corrupt(output, validation.Remarks());
   CheckDigests(written, plan, unit_digests);
   CheckDecodedRows(source, written, plan);
   if (probe_batches.num_tokens == 0) return {};
