@@ -145,6 +145,7 @@ void QuantizationRun::State::MakePlan() {
   for (const fs::path& file : CompanionFiles(options.input)) {
     const MappedFile readable(file);
   }
+  WarnOfUntiedHead(source);
   for (const std::string& name : output.dropped()) {
     LogWarning("tensor_left_out name={}: not part of a Mixtral model", name);
   }
@@ -160,17 +161,17 @@ void QuantizationRun::State::MakePlan() {
   plan.gflop_per_second = MeasureGflopPerSecond(backend->algebra());
   const int64_t budget =
       options.memory_bytes > 0 ? options.memory_bytes : AvailableMemoryBytes() / 10 * 8;
-  PlanMemory(
-      {.config = &config,
-       .recipe = &recipe,
-       .batches = &batches,
-       .probe_tokens = probe_batches.num_tokens,
-       .dense_bytes_per_weight = options.backend == "cpu" && config.dtype == DType::kBF16 ? 2 : 4,
-       .threads = backend->threads().num_threads(),
-       .all_experts = options.calibrate_all_experts,
-       .top_up = options.top_up_experts,
-       .budget_bytes = budget},
-      plan);
+  PlanMemory({.config = &config,
+              .recipe = &recipe,
+              .batches = &batches,
+              .probe_tokens = probe_batches.num_tokens,
+              .dense_bytes_per_weight =
+                  options.backend == "cpu" && output.stored_dtype() == DType::kBF16 ? 2 : 4,
+              .threads = backend->threads().num_threads(),
+              .all_experts = options.calibrate_all_experts,
+              .top_up = options.top_up_experts,
+              .budget_bytes = budget},
+             plan);
   const std::vector<ShardPlan> shards = PlanShards(output.units(), options.max_shard_bytes);
   plan.num_shards = static_cast<int64_t>(shards.size());
   for (const ShardPlan& shard : shards) plan.output_bytes += shard.size_bytes;
@@ -329,7 +330,7 @@ void QuantizationRun::State::Embed(CheckpointWriter& writer, ActivationStream& s
   hidden = plan.activations_in_file
                ? HiddenStates::InFile(batches.num_tokens, config.hidden_size, options.output)
                : HiddenStates::InMemory(batches.num_tokens, config.hidden_size);
-  if (output.converts_dense()) {
+  if (FindEmbedding(source).dtype() != output.dtype()) {
     outer.embedding.reset();
     const TensorView written = writer.Read("model.embed_tokens.weight");
     outer.embedding = backend->Prepare(written, Role::kEmbedding);
@@ -355,18 +356,22 @@ void QuantizationRun::State::QuantizeLayer(int64_t layer, LayerQuantizer& quanti
     const std::vector<LinearSpec> specs = LayerLinears(config, layer);
     const std::string prefix = mixtral_names::Layer(layer);
     const Shape norm{config.hidden_size};
-    tensors.AddDense(FindTensor(source, prefix + ".input_layernorm.weight", norm));
+    const auto keep_norm = [&](const std::string& name) {
+      tensors.AddKept(name, FindTensor(source, name, norm));
+    };
+    const auto keep_linear = [&](const LinearSpec& spec) {
+      tensors.AddKept(spec.module + ".weight", std::get<TensorView>(FindLinear(source, spec)));
+    };
+    keep_norm(prefix + ".input_layernorm.weight");
     for (size_t i = 0; i < specs.size(); ++i) {
       if (i == 4) {
-        tensors.AddDense(FindTensor(source, prefix + ".post_attention_layernorm.weight", norm));
-        const LinearSpec router{mixtral_names::Router(layer), config.num_experts,
-                                config.hidden_size};
-        tensors.AddDense(std::get<TensorView>(FindLinear(source, router)));
+        keep_norm(prefix + ".post_attention_layernorm.weight");
+        keep_linear({mixtral_names::Router(layer), config.num_experts, config.hidden_size});
       }
       if (result.linears[i]) {
         tensors.AddQuantized(*result.linears[i]);
       } else {
-        tensors.AddDense(std::get<TensorView>(FindLinear(source, specs[i])));
+        keep_linear(specs[i]);
       }
     }
     writer.WriteUnit(tensors.views(), {{"sha256", tensors.Sha256()}, {"report", ToJson(report)}});
@@ -401,19 +406,10 @@ void QuantizationRun::State::Advance(int64_t layer, const CheckpointWriter& writ
 // Unit 0 holds the embedding, the last one the final norm and the head.
 void QuantizationRun::State::WriteOuter(int64_t unit, CheckpointWriter& writer) {
   UnitTensors tensors(output);
-  for (const TensorPlan& tensor : output.units()[static_cast<size_t>(unit)].tensors) {
-    const TensorView view = source.Get(tensor.name, tensor.shape);
-    if (const int64_t bad = FindNonFinite(view); bad >= 0) {
-      throw Error(
-          ErrorCode::kInvalidData,
-          fmt::format("{}: element {} is not finite; the checkpoint is damaged", tensor.name, bad));
-    }
-    tensors.AddDense(view);
-  }
+  const std::vector<TensorPlan>& plans = output.units()[static_cast<size_t>(unit)].tensors;
+  for (const TensorPlan& tensor : plans) tensors.AddKept(tensor.name, output.SourceOf(tensor));
   writer.WriteUnit(tensors.views(), {{"sha256", tensors.Sha256()}});
-  for (const TensorPlan& tensor : output.units()[static_cast<size_t>(unit)].tensors) {
-    source.DontNeed(source.Get(tensor.name));
-  }
+  for (const TensorPlan& tensor : plans) source.DontNeed(output.SourceOf(tensor));
 }
 
 void QuantizationRun::State::Publish(CheckpointWriter& writer) {

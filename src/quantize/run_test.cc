@@ -6,8 +6,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <limits>
 #include <map>
 #include <random>
 
@@ -361,6 +363,72 @@ TEST_F(QuantizationRunTest, EverySpellingAndTypeOfInputWorks) {
   WriteModel(model);
   Run("tied");
   EXPECT_FALSE(Checkpoint(directory_.path() / "tied").Has("lm_head.weight"));
+}
+
+// config.json states another type than the shards hold, or none: the run ends as it was planned.
+TEST_F(QuantizationRunTest, AnotherTypeThanStatedIsCast) {
+  const char* const words[] = {"bfloat16", "float16", "float32", ""};
+  for (const DType stored : {DType::kBF16, DType::kF16, DType::kF32}) {
+    for (const std::string stated : words) {
+      RandomMixtral model = SmallModel();
+      model.dtype = stored;
+      WriteModel(model);
+      nibble::testing::EditConfig(options_.input, [&](Json& config) {
+        config.erase("torch_dtype");
+        if (!stated.empty()) config["torch_dtype"] = stated;
+      });
+      const std::string output = std::string(DTypeName(stored)) + stated;
+      Run(output);
+      const Checkpoint written(directory_.path() / output);
+      const DType expected = stated == "float16" || (stated.empty() && stored == DType::kF16)
+                                 ? DType::kF16
+                                 : DType::kBF16;
+      EXPECT_EQ(written.config().dtype, expected);
+      for (const std::string& name : written.names()) {
+        const DType dtype = written.Get(name).dtype();
+        EXPECT_TRUE(dtype == expected || !IsFloat(dtype)) << output << ": " << name;
+      }
+    }
+  }
+}
+
+// Rounding without data runs nothing: what is copied has to be looked at all the same.
+TEST_F(QuantizationRunTest, EveryKeptTensorIsChecked) {
+  for (const char* name :
+       {"model.embed_tokens.weight", "model.layers.1.input_layernorm.weight",
+        "model.layers.2.post_attention_layernorm.weight",
+        "model.layers.0.block_sparse_moe.gate.weight", "model.layers.2.self_attn.o_proj.weight",
+        "model.layers.1.block_sparse_moe.experts.3.w2.weight", "model.norm.weight",
+        "lm_head.weight"}) {
+    RandomMixtral model = SmallModel();
+    model.edit = [&](const std::string& tensor, std::vector<float>& values) {
+      if (tensor == name) values[7] = std::numeric_limits<float>::quiet_NaN();
+    };
+    WriteModel(model);
+    calibration_ = {};
+    options_.recipe.method = "rtn";
+    options_.recipe.ignore = {"lm_head", "re:.*gate$", "re:.*o_proj", "re:.*3\\.w2"};
+    const std::string output = std::string("nan ") + name;
+    EXPECT_THAT(ErrorOf(output), AllOf(HasSubstr(name), HasSubstr("nan")));
+    EXPECT_FALSE(fs::exists(directory_.path() / output / "config.json"));
+  }
+}
+
+TEST_F(QuantizationRunTest, TablesThatAreNotTiedSurvive) {
+  WriteModel(SmallModel());
+  nibble::testing::EditConfig(options_.input,
+                              [](Json& config) { config["tie_word_embeddings"] = true; });
+  Run("out");
+  const Checkpoint source(options_.input), written(options_.output);
+  EXPECT_FALSE(written.config().tie_word_embeddings);
+  for (const char* name : {"lm_head.weight", "model.embed_tokens.weight"}) {
+    EXPECT_TRUE(std::ranges::equal(written.Get(name).bytes(), source.Get(name).bytes())) << name;
+  }
+  nibble::testing::EditTensors(options_.input,
+                               [](auto& tensors) { tensors.erase("model.embed_tokens.weight"); });
+  Run("only head");
+  EXPECT_FALSE(Checkpoint(options_.output).Has("lm_head.weight"));
+  EXPECT_EQ(ValidateStructure(Checkpoint(options_.output)).verdict(), Grade::kOk);
 }
 
 TEST_F(QuantizationRunTest, LongSequencesAreCutIntoSteps) {

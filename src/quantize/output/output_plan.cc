@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "base/check.h"
 #include "base/sha256.h"
+#include "model/validate.h"
 #include "nibble/error.h"
 
 namespace nibble {
@@ -24,6 +26,32 @@ TensorView DenseView(const Checkpoint& source, const LinearSpec& spec) {
 
 int64_t PackedCount(int64_t count, int bits) { return (count * bits + 31) / 32; }
 
+// "element [3, 5] is nan".
+std::string Element(const TensorView& view, int64_t index) {
+  const TensorView element(view.data() + index * DTypeSize(view.dtype()), view.dtype(), Shape{1});
+  const int64_t cols = view.shape()[view.shape().rank() - 1];
+  const std::string place = view.shape().rank() == 1
+                                ? fmt::format("[{}]", index)
+                                : fmt::format("[{}, {}]", index / cols, index % cols);
+  return fmt::format("element {} is {}", place, ToFloat(element).front());
+}
+
+// A piece at a time: as float the embedding of a large model takes a gigabyte.
+Tensor Cast(const TensorView& view, DType dtype) {
+  constexpr int64_t kPiece = int64_t{1} << 20;
+  Tensor result(dtype, view.shape());
+  for (int64_t first = 0; first < view.num_elements(); first += kPiece) {
+    const Shape piece{std::min(kPiece, view.num_elements() - first)};
+    const TensorView values(view.data() + first * DTypeSize(view.dtype()), view.dtype(), piece);
+    const Tensor cast = FromFloat(ToFloat(values), dtype, piece);
+    std::memcpy(result.data() + first * DTypeSize(dtype), cast.view().data(),
+                cast.view().bytes().size());
+  }
+  return result;
+}
+
+const char* WordOf(DType dtype) { return dtype == DType::kF16 ? "float16" : "bfloat16"; }
+
 }  // namespace
 
 PackedNames::PackedNames(const std::string& module)
@@ -37,20 +65,19 @@ OutputPlan::OutputPlan(const Checkpoint& source, const Recipe& recipe)
     : source_(&source), recipe_(&recipe) {
   const ModelConfig& config = source.config();
   const std::vector<LinearSpec> all = AllLinears(config);
-  const DType stored = DenseView(source, all.front()).dtype();
-  converts_dense_ = stored == DType::kF32;
-  dtype_ = stored == DType::kF16 ? DType::kF16 : DType::kBF16;
+  stored_dtype_ = DenseView(source, all.front()).dtype();
+  dtype_ = config.dtype.value_or(stored_dtype_) == DType::kF16 ? DType::kF16 : DType::kBF16;
+  head_is_tied_ = IsHeadTied(source);
 
   const Shape norm{config.hidden_size};
-  const Shape table{config.vocab_size, config.hidden_size};
   units_.push_back({"embedding", {}});
-  AddTensor(units_.back(), kEmbedding, table, FindTensor(source, kEmbedding, table).dtype());
+  AddKept(units_.back(), kEmbedding, FindEmbedding(source).shape());
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     const std::string prefix = mixtral_names::Layer(layer);
     UnitPlan unit{prefix, {}};
     const auto add_norm = [&](const char* name) {
       const std::string full = prefix + name;
-      AddTensor(unit, full, norm, FindTensor(source, full, norm).dtype());
+      AddKept(unit, full, FindTensor(source, full, norm).shape());
     };
     const LinearSpec router{mixtral_names::Router(layer), config.num_experts, config.hidden_size};
     if (IsTarget(recipe, router.module)) {
@@ -77,25 +104,42 @@ OutputPlan::OutputPlan(const Checkpoint& source, const Recipe& recipe)
         "ignore");
   }
   UnitPlan head{"head", {}};
-  AddTensor(head, kFinalNorm, norm, FindTensor(source, kFinalNorm, norm).dtype());
-  if (!config.tie_word_embeddings) AddLinear(head, all.back());
+  AddKept(head, kFinalNorm, FindTensor(source, kFinalNorm, norm).shape());
+  if (!head_is_tied_) AddLinear(head, all.back());
   units_.push_back(std::move(head));
+  CheckAgainstConfig();
 }
 
 bool OutputPlan::IsQuantized(const std::string& module) const { return IsTarget(*recipe_, module); }
 
-void OutputPlan::AddTensor(UnitPlan& unit, const std::string& name, const Shape& shape,
-                           DType dtype) const {
-  unit.tensors.push_back(
-      {name, converts_dense_ && dtype == DType::kF32 ? DType::kBF16 : dtype, shape});
+TensorView OutputPlan::SourceOf(const TensorPlan& tensor) const {
+  return tensor.name == kEmbedding ? FindEmbedding(*source_)
+                                   : source_->Get(tensor.name, tensor.shape);
+}
+
+void OutputPlan::AddKept(UnitPlan& unit, const std::string& name, const Shape& shape) const {
+  unit.tensors.push_back({name, dtype_, shape});
+}
+
+// A run of hours must not end in what was clear at its start.
+void OutputPlan::CheckAgainstConfig() const {
+  std::vector<TensorPlan> tensors;
+  for (const UnitPlan& unit : units_) {
+    tensors.insert(tensors.end(), unit.tensors.begin(), unit.tensors.end());
+  }
+  const std::string where = "config.json of the output";
+  const Json document = ParseJson(ConfigJson(), where);
+  const ValidationReport report =
+      ValidatePlan(ParseModelConfig(document, where), ParseQuantConfig(document, where), tensors);
+  if (report.verdict() == Grade::kOk) return;
+  throw Error(ErrorCode::kInternal,
+              fmt::format("the output as planned from {} contradicts its own configuration: {}",
+                          source_->directory().string(), report.Remarks()));
 }
 
 void OutputPlan::AddLinear(UnitPlan& unit, const LinearSpec& spec) const {
   const TensorView view = DenseView(*source_, spec);
-  if (!IsQuantized(spec.module)) {
-    AddTensor(unit, spec.module + ".weight", view.shape(), view.dtype());
-    return;
-  }
+  if (!IsQuantized(spec.module)) return AddKept(unit, spec.module + ".weight", view.shape());
   const int64_t group = recipe_->GroupSize(spec.cols);
   if (spec.cols % group != 0) {
     throw Error(
@@ -132,7 +176,15 @@ std::string OutputPlan::ConfigJson() const {
     if (!is_layers || !IsQuantized(spec.module)) config.ignore.push_back(spec.module);
   }
   Json document = source_->config().raw;
-  if (converts_dense_) document[document.contains("dtype") ? "dtype" : "torch_dtype"] = "bfloat16";
+  if (source_->config().dtype != dtype_) {
+    if (document.contains("dtype")) document["dtype"] = WordOf(dtype_);
+    if (document.contains("torch_dtype") || !document.contains("dtype")) {
+      document["torch_dtype"] = WordOf(dtype_);  // which both versions of transformers read
+    }
+  }
+  if (source_->config().tie_word_embeddings && !head_is_tied_) {
+    document["tie_word_embeddings"] = false;
+  }
   document["quantization_config"] = QuantConfigToJson(config);
   return document.dump(2) + "\n";
 }
@@ -140,6 +192,7 @@ std::string OutputPlan::ConfigJson() const {
 std::vector<std::string> OutputPlan::dropped() const {
   std::vector<const std::byte*> used;
   const ModelConfig& config = source_->config();
+  used.push_back(FindEmbedding(*source_).data());
   for (const LinearSpec& spec : AllLinears(config)) {
     used.push_back(DenseView(*source_, spec).data());
   }
@@ -160,12 +213,23 @@ std::vector<std::string> OutputPlan::dropped() const {
   return dropped;
 }
 
-void UnitTensors::AddDense(const TensorView& view) {
-  if (plan_->converts_dense() && view.dtype() == DType::kF32) {
-    owned_.push_back(FromFloat(view.As<float>(), DType::kBF16, view.shape()));
-    views_.push_back(owned_.back().view());
-  } else {
+void UnitTensors::AddKept(const std::string& name, const TensorView& view) {
+  if (const int64_t bad = FindNonFinite(view); bad >= 0) {
+    throw Error(ErrorCode::kInvalidData,
+                fmt::format("{}: {}, expected finite values; the checkpoint is damaged", name,
+                            Element(view, bad)));
+  }
+  if (view.dtype() == plan_->dtype()) {
     views_.push_back(view);
+    return;
+  }
+  owned_.push_back(Cast(view, plan_->dtype()));
+  views_.push_back(owned_.back().view());
+  if (const int64_t bad = FindNonFinite(views_.back()); bad >= 0) {
+    throw Error(ErrorCode::kInvalidData,
+                fmt::format("{}: {}, too large for the {} that config.json states; change its "
+                            "torch_dtype to bfloat16",
+                            name, Element(view, bad), WordOf(plan_->dtype())));
   }
 }
 

@@ -17,34 +17,43 @@ namespace nibble {
 class OutputPlan {
  public:
   // Throws kUnsupported naming what cannot be quantized: a group size that does not divide a
-  // Linear, a recipe that would quantize routers or the head. `source` and `recipe` must outlive
-  // this.
+  // Linear, a recipe that would quantize routers or the head. What is planned has been compared
+  // with ConfigJson() by the rules that the finished output is checked by (model/validate.h).
+  // `source` and `recipe` must outlive this.
   OutputPlan(const Checkpoint& source, const Recipe& recipe);
 
   const std::vector<UnitPlan>& units() const { return units_; }
   static int64_t UnitOfLayer(int64_t layer) { return layer + 1; }
 
-  // The type of the output's scales, and of dense tensors where the input has F32: kept tensors are
-  // otherwise copied bit for bit.
+  // The float type of the output, scales and kept tensors alike: the one config.json states, to
+  // which transformers casts a model that is loaded with dtype="auto"; where it states none, that
+  // of the input's first Linear. bfloat16 takes the place of float32.
   DType dtype() const { return dtype_; }
-  bool converts_dense() const { return converts_dense_; }
+  // What the input's Linears are stored in.
+  DType stored_dtype() const { return stored_dtype_; }
 
   bool IsQuantized(const std::string& module) const;
 
-  // config.json: the input's document with quantization_config, and the new type if it changes.
+  // config.json: the input's document with quantization_config, with dtype() if it states another,
+  // and without a tie between tables that differ.
   std::string ConfigJson() const;
+
+  // What a kept tensor of the plan is made from.
+  TensorView SourceOf(const TensorPlan& tensor) const;
 
   // Tensors the input has and the output leaves out, such as old rotary buffers.
   std::vector<std::string> dropped() const;
 
  private:
-  void AddTensor(UnitPlan& unit, const std::string& name, const Shape& shape, DType dtype) const;
+  void AddKept(UnitPlan& unit, const std::string& name, const Shape& shape) const;
   void AddLinear(UnitPlan& unit, const LinearSpec& spec) const;
+  void CheckAgainstConfig() const;
 
   const Checkpoint* source_;
   const Recipe* recipe_;
+  DType stored_dtype_ = DType::kBF16;
   DType dtype_ = DType::kBF16;
-  bool converts_dense_ = false;
+  bool head_is_tied_ = false;
   std::vector<UnitPlan> units_;
 };
 
@@ -53,7 +62,9 @@ class UnitTensors {
  public:
   explicit UnitTensors(const OutputPlan& plan) : plan_(&plan) {}
 
-  void AddDense(const TensorView& view);             // a copy, or converted where the plan converts
+  // A kept tensor, which must stay alive, cast to the plan's type if it has another. Throws
+  // kInvalidData naming it and the element if a value is not finite, before or after.
+  void AddKept(const std::string& name, const TensorView& view);
   void AddQuantized(const QuantizedLinear& linear);  // must stay alive
 
   const std::vector<TensorView>& views() const { return views_; }
