@@ -25,6 +25,16 @@ T Choose(const std::string& option, const std::string& word,
 
 }  // namespace
 
+int64_t Recipe::NumGroups(const std::string& module, int64_t cols) const {
+  const int64_t group = GroupSize(cols);
+  if (cols % group == 0) return cols / group;
+  throw Error(
+      ErrorCode::kUnsupported,
+      fmt::format("{}: its {} inputs are not a multiple of the group size {}; choose another "
+                  "--group-size (channel always works), or leave it out with --ignore {}",
+                  module, cols, group, module));
+}
+
 Recipe MakeRecipe(const RecipeOptions& options) {
   Recipe recipe;
   recipe.method = Choose<Method>("--method", options.method,

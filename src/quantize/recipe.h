@@ -31,6 +31,8 @@ struct Recipe {
   int min_code() const { return -(1 << (bits - 1)); }
   int max_code() const { return (1 << (bits - 1)) - 1; }
   int64_t GroupSize(int64_t cols) const { return group_size < 0 ? cols : group_size; }
+  // Groups of a row of Linear `module`. Throws kUnsupported naming it if they do not come out even.
+  int64_t NumGroups(const std::string& module, int64_t cols) const;
 };
 
 // From what the caller asked for, in words. Throws kInvalidArgument naming the option, the value

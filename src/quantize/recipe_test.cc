@@ -36,6 +36,20 @@ TEST(Recipe, TheDefaultIsTheCards) {
   EXPECT_FALSE(IsTarget(recipe, "lm_head"));
 }
 
+TEST(Recipe, GroupsMustComeOutEven) {
+  Recipe recipe;
+  EXPECT_EQ(recipe.NumGroups("m", 384), 3);
+  try {
+    recipe.NumGroups("m", 100);
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
+    EXPECT_THAT(error.what(), AllOf(HasSubstr("m: its 100 inputs"), HasSubstr("--ignore m")));
+  }
+  recipe.group_size = -1;
+  EXPECT_EQ(recipe.NumGroups("m", 100), 1);
+}
+
 TEST(Recipe, UnknownWordsAreRefusedWithTheAllowedOnes) {
   ExpectRefused({.method = "awq"}, AllOf(HasSubstr("--method"), HasSubstr("gptq, rtn")));
   ExpectRefused({.bits = 3}, AllOf(HasSubstr("--bits"), HasSubstr("4, 8")));

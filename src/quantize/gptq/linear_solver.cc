@@ -141,15 +141,8 @@ LinearSolver::LinearSolver(const Recipe& recipe, DType scale_dtype, const DenseL
   rows_ = linear.weight.shape()[0];
   cols_ = linear.weight.shape()[1];
   group_size_ = recipe.GroupSize(cols_);
-  if (cols_ % group_size_ != 0) {
-    throw Error(
-        ErrorCode::kUnsupported,
-        fmt::format("{}: its {} inputs are not a multiple of the group size {}; choose another "
-                    "--group-size (channel always works) or leave it out with --ignore {}",
-                    linear.module, cols_, group_size_, linear.module));
-  }
+  num_groups_ = recipe.NumGroups(linear.module, cols_);
   NIBBLE_CHECK(factor == nullptr || factor->size() == cols_);
-  num_groups_ = cols_ / group_size_;
   // Long chunks feed the matrix product well; short ones keep the threads busy on small Linears.
   chunk_rows_ = (rows_ >= 4096 ? 8 : rows_ >= 2048 ? 4 : 1) * kSweepRowMultiple;
 

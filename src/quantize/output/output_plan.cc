@@ -140,16 +140,8 @@ void OutputPlan::CheckAgainstConfig() const {
 void OutputPlan::AddLinear(UnitPlan& unit, const LinearSpec& spec) const {
   const TensorView view = DenseView(*source_, spec);
   if (!IsQuantized(spec.module)) return AddKept(unit, spec.module + ".weight", view.shape());
-  const int64_t group = recipe_->GroupSize(spec.cols);
-  if (spec.cols % group != 0) {
-    throw Error(
-        ErrorCode::kUnsupported,
-        fmt::format("{}: its {} inputs are not a multiple of the group size {}; choose another "
-                    "--group-size (channel always works), or leave it out with --ignore",
-                    spec.module, spec.cols, group));
-  }
+  const int64_t num_groups = recipe_->NumGroups(spec.module, spec.cols);
   const PackedNames names(spec.module);
-  const int64_t num_groups = spec.cols / group;
   const int bits = recipe_->bits;
   unit.tensors.push_back(
       {names.packed, DType::kI32, Shape{spec.rows, PackedCount(spec.cols, bits)}});
