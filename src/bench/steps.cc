@@ -61,10 +61,11 @@ StepWork WorkOfStep(const Checkpoint& checkpoint, const StepShape& shape, DType 
   const double share =
       static_cast<double>(config.num_experts_per_token) / static_cast<double>(config.num_experts);
   StepWork work;
-  for (const LinearSpec& spec : AllLinears(config)) {
-    const bool is_expert = spec.module.find(".experts.") != std::string::npos;
-    const bool is_head = spec.module == "lm_head";
-    const WeightView view = FindLinear(checkpoint, spec);
+  for (const TensorSpec& spec : TensorsOf(config)) {
+    if (!spec.is_linear()) continue;
+    const bool is_expert = spec.expert >= 0;
+    const bool is_head = spec.part == Part::kHead;
+    const WeightView view = FindWeight(checkpoint, spec);
     // The expected part of the experts that some token of the step chooses.
     const double read = is_expert ? 1.0 - std::pow(1.0 - share, tokens) : 1.0;
     work.weight_bytes += read * WeightBytes(view);

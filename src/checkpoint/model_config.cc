@@ -133,10 +133,6 @@ int64_t ModelConfig::num_parameters() const { return static_cast<int64_t>(CountP
 ModelConfig ParseModelConfig(const Json& config, const std::string& where) {
   const auto model_type = GetRequired<std::string>(config, "model_type", where);
   const Reader reader(config, where);
-  if (model_type != "mixtral") {
-    throw reader.Unsupported(
-        fmt::format("model_type: nibble runs mixtral, found {}", Quoted(model_type)));
-  }
   const auto activation = GetOr<std::string>(config, "hidden_act", "silu", where);
   if (activation != "silu") {
     throw reader.Unsupported(
@@ -144,6 +140,8 @@ ModelConfig ParseModelConfig(const Json& config, const std::string& where) {
   }
 
   ModelConfig result;
+  result.where = where;
+  result.model_type = model_type;
   result.vocab_size = reader.Count("vocab_size", kMaxDimension);
   result.hidden_size = reader.Count("hidden_size", kMaxDimension);
   result.intermediate_size = reader.Count("intermediate_size", kMaxDimension);

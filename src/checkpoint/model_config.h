@@ -11,9 +11,11 @@
 
 namespace nibble {
 
-// config.json of a Mixtral-family checkpoint, checked. `raw` keeps the document as it was read (key
+// config.json of a checkpoint, checked. `raw` keeps the document as it was read (key
 // order, unknown keys), because the quantizer writes it back with one key added.
 struct ModelConfig {
+  std::string where;       // the file, for errors
+  std::string model_type;  // its family
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;  // of one expert
@@ -37,7 +39,7 @@ struct ModelConfig {
 };
 
 // Reads both the transformers 4 keys and the transformers 5 forms (dtype, rope_parameters). Throws
-// kInvalidData naming the key, kUnsupported for another model_type or a rope scaling we do not do.
+// kInvalidData naming the key, kUnsupported for a rope scaling we do not do.
 ModelConfig ParseModelConfig(const Json& config, const std::string& where);
 ModelConfig ReadModelConfig(const std::filesystem::path& directory);
 

@@ -100,8 +100,6 @@ TEST(ModelConfig, NamesTheKeyThatIsWrong) {
     ErrorCode code;
     const char* message;
   } cases[] = {
-      {R"({"model_type": "llama"})", ErrorCode::kUnsupported,
-       "model_type: nibble runs mixtral, found \"llama\""},
       {R"({"model_type": null})", ErrorCode::kInvalidData, "model_type is missing"},
       {R"({"hidden_act": "gelu"})", ErrorCode::kUnsupported,
        "hidden_act: expected silu, found \"gelu\""},

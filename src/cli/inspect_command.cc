@@ -4,12 +4,14 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 
 #include "base/file.h"
 #include "base/progress.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
 #include "cli/command.h"
+#include "model/tensors.h"
 
 namespace nibble {
 namespace {
@@ -26,14 +28,43 @@ Json ShapeJson(const Shape& shape) {
   return dims;
 }
 
-// What a tensor is for, by its published name; the sizes of a checkpoint are told in these words.
-std::string KindOf(const std::string& name) {
-  if (name.find(".experts") != std::string::npos) return "experts";
-  if (name.find(".self_attn.") != std::string::npos) return "attention";
-  if (name.find("norm") != std::string::npos) return "norms";
-  if (name.find(".gate.") != std::string::npos) return "routers";
-  if (name.find("embed_tokens") != std::string::npos) return "embedding";
-  if (name.find("lm_head") != std::string::npos) return "head";
+// What a tensor is for; the sizes of a checkpoint are told in these words.
+std::string KindOf(const ModelConfig& config, const std::string& name) {
+  const std::optional<Part> part = PartOf(config, name);
+  if (!part) return "other";
+  switch (*part) {
+    case Part::kEmbedding:
+      return "embedding";
+    case Part::kHead:
+      return "head";
+    case Part::kInputNorm:
+    case Part::kQNorm:
+    case Part::kKNorm:
+    case Part::kMlpNorm:
+    case Part::kFinalNorm:
+      return "norms";
+    case Part::kQ:
+    case Part::kK:
+    case Part::kV:
+    case Part::kQBias:
+    case Part::kKBias:
+    case Part::kVBias:
+    case Part::kSinks:
+    case Part::kOut:
+    case Part::kOutBias:
+      return "attention";
+    case Part::kRouter:
+    case Part::kCorrection:
+      return "routers";
+    case Part::kGate:
+    case Part::kUp:
+    case Part::kDown:
+    case Part::kSharedGate:
+    case Part::kSharedUp:
+    case Part::kSharedDown:
+    case Part::kSharedScale:
+      return "experts";
+  }
   return "other";
 }
 
@@ -82,6 +113,7 @@ int InspectFile(const InspectOptions& options) {
 int InspectModel(const InspectOptions& options) {
   const Checkpoint checkpoint(options.path);
   const ModelConfig& config = checkpoint.config();
+  const Family& family = FindFamily(config);
   struct Size {
     int64_t tensors = 0;
     int64_t bytes = 0;
@@ -90,7 +122,7 @@ int InspectModel(const InspectOptions& options) {
   Json tensors = Json::array();
   for (const std::string& name : checkpoint.names()) {
     const TensorInfo& info = checkpoint.Info(name);
-    Size& size = sizes[KindOf(name)];
+    Size& size = sizes[KindOf(config, name)];
     ++size.tensors;
     size.bytes += info.size_bytes;
     tensors.push_back({{"name", name},
@@ -110,7 +142,7 @@ int InspectModel(const InspectOptions& options) {
     for (const auto& [kind, size] : sizes)
       by_kind[kind] = {{"tensors", size.tensors}, {"bytes", size.bytes}};
     Json document = {{"directory", options.path},
-                     {"architecture", "MixtralForCausalLM"},
+                     {"architecture", std::string(family.title) + "ForCausalLM"},
                      {"layers", config.num_layers},
                      {"hidden_size", config.hidden_size},
                      {"intermediate_size", config.intermediate_size},
@@ -130,11 +162,10 @@ int InspectModel(const InspectOptions& options) {
     PrintJson(document);
     return kExitSuccess;
   }
-  fmt::print(
-      "{}: Mixtral, {} layers of width {}, {} experts of {} ({} a token), {}/{} heads of {}\n",
-      options.path, config.num_layers, config.hidden_size, config.num_experts,
-      config.intermediate_size, config.num_experts_per_token, config.num_heads, config.num_kv_heads,
-      config.head_dim);
+  fmt::print("{}: {}, {} layers of width {}, {} experts of {} ({} a token), {}/{} heads of {}\n",
+             options.path, family.title, config.num_layers, config.hidden_size, config.num_experts,
+             config.intermediate_size, config.num_experts_per_token, config.num_heads,
+             config.num_kv_heads, config.head_dim);
   fmt::print("{} parameters, vocabulary {}, {}; {} tensors in {} shards\n\n",
              config.num_parameters(), config.vocab_size, scheme, checkpoint.names().size(),
              checkpoint.num_shards());

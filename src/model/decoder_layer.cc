@@ -67,7 +67,7 @@ void DecoderLayer::Experts(const LayerWeights& weights, Activation& x, LayerScra
 void DecoderLayer::SharedExpert(const LayerSpec& spec, const LayerWeights& weights, Activation& x,
                                 LayerScratch& scratch) const {
   if (spec.shared_intermediate == 0) return;
-  const ExpertWeights shared = weights.shared.weights();
+  const ExpertWeights shared = weights.shared();
   backend_->RouteShared(scratch.h, weights.shared_gate.get(), *scratch.routing);
   backend_->GateUp(scratch.h, *scratch.routing, shared, scratch.g);
   backend_->DownResidual(scratch.g, *scratch.routing, shared, x);

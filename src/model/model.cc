@@ -43,7 +43,8 @@ void CheckTokens(const Batch& batch, int64_t vocab_size) {
 }  // namespace
 
 Model::Model(const Checkpoint& checkpoint, Backend& backend, int64_t max_tokens)
-    : spec_(SpecOf(checkpoint.config())),
+    : family_(&FindFamily(checkpoint.config())),
+      spec_(SpecOf(checkpoint.config())),
       backend_(&backend),
       max_tokens_(max_tokens),
       layer_(backend),
@@ -139,7 +140,7 @@ Error Model::Explain(const Batch& batch, KvPages& kv, std::span<const int32_t> r
         ErrorCode::kInvalidData,
         fmt::format("{}: its output for token {} at position {} is not finite; the weights "
                     "of this layer are damaged or too large",
-                    mixtral_names::Layer(layer), batch.tokens[row], batch.positions[row]));
+                    LayerModule(*family_, layer), batch.tokens[row], batch.positions[row]));
   }
   return Error(ErrorCode::kInvalidData,
                "the logits are not finite; the weights of the final norm or the head are damaged "

@@ -57,6 +57,7 @@ class Model {
  private:
   void RunLayer(int64_t index, LayerObserver* observer);
 
+  const Family* family_;
   ModelSpec spec_;
   Backend* backend_;
   int64_t max_tokens_;

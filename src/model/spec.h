@@ -5,7 +5,6 @@
 
 #include "backend/kv_pages.h"
 #include "backend/shapes.h"
-#include "checkpoint/model_config.h"
 #include "tensor/dtype.h"
 
 namespace nibble {
@@ -37,15 +36,11 @@ struct ModelSpec {
   int64_t max_positions = 0;
   std::vector<LayerSpec> layers;
   float norm_eps = 1e-5f;  // of the final norm
-  bool tied_head = false;  // the head is the embedding
-  DType dtype = DType::kBF16;
 
   int64_t num_layers() const { return static_cast<int64_t>(layers.size()); }
   const LayerSpec& layer(int64_t index) const { return layers[static_cast<size_t>(index)]; }
   KvShape Kv(DType kv_dtype, int64_t block_size = kKvBlockSize) const;
 };
-
-ModelSpec SpecOf(const ModelConfig& config);
 
 // Rotary frequencies theta^(-2i / dim), i < dim / 2, computed in float as transformers does.
 std::vector<float> InverseFrequencies(double theta, int64_t dim);

@@ -9,7 +9,7 @@
 #include <map>
 
 #include "checkpoint/module_pattern.h"
-#include "model/weights.h"
+#include "model/tensors.h"
 #include "nibble/error.h"
 
 namespace nibble {
@@ -53,20 +53,6 @@ class Rule {
   int64_t offences_ = 0;
   std::string first_;
 };
-
-// Other spellings of the same tensor (llm-compressor 0.14 and newer write gate_proj, up_proj,
-// down_proj), folded into the published one.
-std::string PublishedName(const std::string& name) {
-  static const std::pair<std::string, std::string> kSpellings[] = {
-      {".gate_proj.", ".w1."}, {".up_proj.", ".w3."}, {".down_proj.", ".w2."}};
-  if (name.find(".block_sparse_moe.experts.") == std::string::npos) return name;
-  for (const auto& [found, published] : kSpellings) {
-    const size_t at = name.find(found);
-    if (at == std::string::npos) continue;
-    return name.substr(0, at) + published + name.substr(at + found.size());
-  }
-  return name;
-}
 
 // A tensor as it is stored, or will be.
 struct Stored {
@@ -148,19 +134,10 @@ std::map<std::string, Expected> ExpectedTensors(const ModelConfig& config,
                                                 const std::optional<QuantConfig>& quant,
                                                 const Scheme& scheme) {
   std::map<std::string, Expected> expected;
-  const Shape hidden({config.hidden_size});
-  expected["model.embed_tokens.weight"] = {Shape({config.vocab_size, config.hidden_size}),
-                                           Floats()};
-  expected["model.norm.weight"] = {hidden, Floats()};
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    const std::string prefix = mixtral_names::Layer(layer);
-    expected[prefix + ".input_layernorm.weight"] = {hidden, Floats()};
-    expected[prefix + ".post_attention_layernorm.weight"] = {hidden, Floats()};
-  }
   const std::string_view int32 = DTypeName(DType::kI32);
-  for (const LinearSpec& linear : AllLinears(config)) {
-    if (!scheme.Quantizes(linear.module)) {
-      expected[linear.module + ".weight"] = {Shape({linear.rows, linear.cols}), Floats()};
+  for (const TensorSpec& linear : TensorsOf(config)) {
+    if (!linear.is_linear() || !scheme.Quantizes(linear.module)) {
+      expected[linear.module + ".weight"] = {linear.shape(), Floats()};
       continue;
     }
     const int64_t group = quant->group_size < 0 ? linear.cols : quant->group_size;
@@ -209,10 +186,11 @@ void CheckHeaders(const ModelConfig& config, const std::optional<QuantConfig>& q
   const std::map<std::string, Expected> expected = ExpectedTensors(config, quant, scheme);
 
   Rule missing(report, "every promised tensor is there");
-  const bool has_table =
-      stored.contains("model.embed_tokens.weight") || stored.contains("lm_head.weight");
+  const std::string embedding = EmbeddingOf(config).module + ".weight";
+  const std::string head = HeadOf(config).module + ".weight";
+  const bool has_table = stored.contains(embedding) || stored.contains(head);
   for (const auto& [name, tensor] : expected) {
-    const bool is_table = name == "lm_head.weight" || name == "model.embed_tokens.weight";
+    const bool is_table = name == head || name == embedding;
     const bool tied = is_table && has_table && config.tie_word_embeddings;
     missing.Check(tied || stored.contains(name), name + " is missing");
   }
@@ -245,8 +223,8 @@ void CheckHeaders(const ModelConfig& config, const std::optional<QuantConfig>& q
 
   if (!quant) return;
   Rule groups(report, "groups divide the columns");
-  for (const LinearSpec& linear : AllLinears(config)) {
-    if (!scheme.Quantizes(linear.module)) continue;
+  for (const TensorSpec& linear : TensorsOf(config)) {
+    if (!linear.is_linear() || !scheme.Quantizes(linear.module)) continue;
     const int64_t group = quant->group_size < 0 ? linear.cols : quant->group_size;
     groups.Check(linear.cols % group == 0,
                  fmt::format("{}: {} columns, groups of {}", linear.module, linear.cols, group));
@@ -259,7 +237,7 @@ void CheckValues(const Checkpoint& checkpoint, const StoredTensors& stored,
                  ValidationReport& report) {
   Rule scales(report, "scales are finite and positive", Grade::kDiffers);
   Rule shapes(report, "weight_shape gives the unpacked shape", Grade::kDiffers);
-  for (const LinearSpec& linear : AllLinears(checkpoint.config())) {
+  for (const TensorSpec& linear : TensorsOf(checkpoint.config())) {
     if (const auto scale = stored.find(linear.module + ".weight_scale"); scale != stored.end()) {
       const TensorView view = checkpoint.Get(scale->second.name);
       const std::vector<float> values =
@@ -307,11 +285,20 @@ void CheckIndex(const Checkpoint& checkpoint, ValidationReport& report) {
   }
 }
 
+// By published name: experts may go under the names that llm-compressor gives them.
 StoredTensors StoredOf(const Checkpoint& checkpoint) {
+  std::map<std::string, std::string> published;  // module → its published name
+  for (const TensorSpec& tensor : TensorsOf(checkpoint.config())) {
+    if (tensor.expert < 0) continue;
+    published[Spellings(checkpoint.config(), tensor)[1]] = tensor.module;
+  }
   StoredTensors stored;
   for (const std::string& name : checkpoint.names()) {
     const TensorInfo& info = checkpoint.Info(name);
-    stored[PublishedName(name)] = {name, info.dtype, info.shape};
+    const size_t dot = std::min(name.rfind('.'), name.size());
+    const auto other = published.find(name.substr(0, dot));
+    stored[other == published.end() ? name : other->second + name.substr(dot)] = {name, info.dtype,
+                                                                                  info.shape};
   }
   return stored;
 }
@@ -371,9 +358,10 @@ ValidationReport ValidateStructure(const Checkpoint& checkpoint) {
   if (config.tie_word_embeddings && readable) {
     Rule tied(report, "tied embeddings are one tensor", Grade::kDiffers);
     tied.Check(IsHeadTied(checkpoint),
-               "lm_head.weight differs from model.embed_tokens.weight: nibble and transformers 5 "
-               "use both, others one of them");
-    tied.Close("lm_head.weight is model.embed_tokens.weight");
+               fmt::format("{}.weight differs from {}.weight: nibble and transformers 5 use both, "
+                           "others one of them",
+                           HeadOf(config).module, EmbeddingOf(config).module));
+    tied.Close(HeadOf(config).module + " is " + EmbeddingOf(config).module);
   }
   if (quant && quant->has_kv_cache_scheme) {
     report.findings.push_back({Grade::kUnusual, "the cache has no scheme of its own",
@@ -425,49 +413,39 @@ ValidationReport ValidateForVllm(const Checkpoint& checkpoint, int64_t tensor_pa
       quant.act_order == ActOrder::kGroup
           ? "act-order \"group\": Marlin only (compute capability 8.0 or newer)"
           : "natural order: any kernel");
+  const std::vector<TensorSpec> tensors = TensorsOf(config);
   Rule ignored(report, "routers and lm_head are ignored by name");
-  for (const LinearSpec& linear : AllLinears(config)) {
-    const bool must = linear.module == "lm_head" || linear.module.ends_with(".gate");
-    if (must && !(linear.module == "lm_head" && config.tie_word_embeddings)) {
-      ignored.Check(scheme.Ignores(linear.module), linear.module + " is not in ignore");
-    }
+  for (const TensorSpec& linear : tensors) {
+    const bool tied = linear.part == Part::kHead && config.tie_word_embeddings;
+    if (!linear.is_linear() || linear.tap != Tap::kNone || tied) continue;
+    ignored.Check(scheme.Ignores(linear.module), linear.module + " is not in ignore");
   }
   ignored.Close(fmt::format("{} modules", ignored.checked()));
 
   // vLLM asks for the scheme of the experts under names of its own making.
   if (scheme.unclear().empty()) {
     Rule synthetic(report, "targets and ignore mean the experts under vLLM's own names too");
-    for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-      const bool quantized = scheme.Quantizes(mixtral_names::Expert(layer, 0, "w1"));
-      for (const char* linear : {"gate_proj", "up_proj", "down_proj"}) {
-        const std::string name = mixtral_names::Expert(layer, 0, linear);
-        synthetic.Check(scheme.Quantizes(name) == quantized,
-                        fmt::format("{} is {}", name,
-                                    scheme.Ignores(name)   ? "ignored"
-                                    : scheme.Targets(name) ? "not ignored"
-                                                           : "no target"));
-      }
+    for (const TensorSpec& linear : tensors) {
+      if (linear.expert != 0) continue;
+      const std::string name = Spellings(config, linear)[1];
+      synthetic.Check(scheme.Quantizes(name) == scheme.Quantizes(linear.module),
+                      fmt::format("{} is {}", name,
+                                  scheme.Ignores(name)   ? "ignored"
+                                  : scheme.Targets(name) ? "not ignored"
+                                                         : "no target"));
     }
     synthetic.Close(fmt::format("{} names", synthetic.checked()));
   }
 
+  // vLLM holds Linears that read one input as one, and all experts of a layer.
   Rule fused(report, "q, k, v share one scheme, and so do w1, w2, w3");
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    const auto quantized = [&](const std::string& module) { return scheme.Quantizes(module); };
-    const auto attention = [&](const char* p) {
-      return quantized(mixtral_names::Attention(layer, p));
-    };
-    fused.Check(
-        attention("q_proj") == attention("k_proj") && attention("k_proj") == attention("v_proj"),
-        mixtral_names::Layer(layer) + ".self_attn: only some of q, k, v are quantized");
-    const bool first = quantized(mixtral_names::Expert(layer, 0, "w1"));
-    for (int64_t expert = 0; expert < config.num_experts; ++expert) {
-      for (const char* linear : {"w1", "w2", "w3"}) {
-        const std::string module = mixtral_names::Expert(layer, expert, linear);
-        fused.Check(quantized(module) == first,
-                    module + " differs from the other experts of its layer");
-      }
-    }
+  std::map<std::pair<int64_t, bool>, const TensorSpec*> first_of;  // layer, experts or attention
+  for (const TensorSpec& linear : tensors) {
+    if (linear.tap != Tap::kAttentionInput && linear.expert < 0) continue;
+    const TensorSpec* const first =
+        first_of.try_emplace({linear.layer, linear.expert >= 0}, &linear).first->second;
+    fused.Check(scheme.Quantizes(linear.module) == scheme.Quantizes(first->module),
+                fmt::format("only one of {} and {} is quantized", first->module, linear.module));
   }
   fused.Close(fmt::format("{} layers", config.num_layers));
 

@@ -24,35 +24,6 @@ using ::testing::HasSubstr;
 using testing::RandomMixtral;
 using testing::TemporaryDirectory;
 
-TEST(MixtralWeights, ListsLinearsInModuleOrder) {
-  ModelConfig config;
-  config.hidden_size = 48;
-  config.intermediate_size = 72;
-  config.num_heads = 6;
-  config.num_kv_heads = 2;
-  config.head_dim = 12;
-  config.num_layers = 2;
-  config.num_experts = 2;
-  config.vocab_size = 101;
-  std::vector<std::string> names;
-  for (const LinearSpec& spec : AllLinears(config)) {
-    names.push_back(spec.module + " " + Shape{spec.rows, spec.cols}.ToString());
-  }
-  std::vector<std::string> expected;
-  for (const char* layer : {"model.layers.0.", "model.layers.1."}) {
-    for (const char* rest :
-         {"self_attn.q_proj [72, 48]", "self_attn.k_proj [24, 48]", "self_attn.v_proj [24, 48]",
-          "self_attn.o_proj [48, 72]", "block_sparse_moe.gate [2, 48]",
-          "block_sparse_moe.experts.0.w1 [72, 48]", "block_sparse_moe.experts.0.w2 [48, 72]",
-          "block_sparse_moe.experts.0.w3 [72, 48]", "block_sparse_moe.experts.1.w1 [72, 48]",
-          "block_sparse_moe.experts.1.w2 [48, 72]", "block_sparse_moe.experts.1.w3 [72, 48]"}) {
-      expected.push_back(std::string(layer) + rest);
-    }
-  }
-  expected.push_back("lm_head [101, 48]");
-  EXPECT_EQ(names, expected);
-}
-
 // Loads a random model and returns the error, or "" if there was none.
 std::string LoadError(const RandomMixtral& random,
                       const std::function<void(const std::filesystem::path&)>& damage = nullptr) {
@@ -147,7 +118,10 @@ TEST(MixtralWeights, NamesAMissingLinearUnderAllItsNames) {
   testing::WriteRandomMixtral(random, directory.path());
   const Checkpoint checkpoint(directory.path());
   try {
-    FindLinear(checkpoint, {mixtral_names::Expert(0, 7, "w3"), 72, 48});
+    TensorSpec up = LayerLinears(checkpoint.config(), 0).back();
+    up.expert = 7;
+    up.module = "model.layers.0.block_sparse_moe.experts.7.w3";
+    FindWeight(checkpoint, up);
     FAIL() << "found";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kNotFound);
@@ -209,8 +183,8 @@ struct TiedModel {
     checkpoint.emplace(directory.path());
   }
 
-  static TensorView Dense(const WeightView& weight) { return std::get<TensorView>(weight); }
-  TensorView Head() const { return Dense(FindLinear(*checkpoint, {"lm_head", 101, 48})); }
+  TensorView Head() const { return FindDense(*checkpoint, HeadOf(checkpoint->config())); }
+  TensorView Embedding() const { return FindDense(*checkpoint, EmbeddingOf(checkpoint->config())); }
   std::string Warning() const {
     ::testing::internal::CaptureStderr();
     WarnOfUntiedHead(*checkpoint);
@@ -228,8 +202,7 @@ TEST(MixtralWeights, TiedTablesThatDifferAreBothUsed) {
   const TiedModel model([](auto&) {});
   EXPECT_FALSE(IsHeadTied(*model.checkpoint));
   EXPECT_EQ(model.Head().data(), model.checkpoint->Get(kStoredHead).data());
-  EXPECT_EQ(FindEmbedding(*model.checkpoint).data(),
-            model.checkpoint->Get(kStoredEmbedding).data());
+  EXPECT_EQ(model.Embedding().data(), model.checkpoint->Get(kStoredEmbedding).data());
   EXPECT_THAT(model.Warning(), HasSubstr("head_not_tied"));
   const TiedModel other_type([](auto& tensors) {
     tensors[kStoredHead] =
@@ -252,7 +225,7 @@ TEST(MixtralWeights, EitherOfTwoTiedTablesStandsForBoth) {
     EXPECT_EQ(model.Warning(), "");
     const char* stored = missing == kStoredHead ? kStoredEmbedding : kStoredHead;
     EXPECT_EQ(model.Head().data(), model.checkpoint->Get(stored).data());
-    EXPECT_EQ(FindEmbedding(*model.checkpoint).data(), model.Head().data());
+    EXPECT_EQ(model.Embedding().data(), model.Head().data());
   }
 }
 
@@ -262,7 +235,7 @@ TEST(MixtralWeights, TablesThatAreNotTiedDoNotStandForEachOther) {
                           testing::EditTensors(
                               directory, [](auto& tensors) { tensors.erase(kStoredEmbedding); });
                         }),
-              HasSubstr("no tensor \"model.embed_tokens.weight\""));
+              HasSubstr("no tensor model.embed_tokens.weight [101, 48]"));
 }
 
 // What /proc says this process holds of the mapping of `path`, in bytes.

@@ -28,13 +28,13 @@ LayerQuantizer::LayerQuantizer(const LayerContext& context)
                   context.describe_token),
       work_(CountLayerWork(*config_, context.stream->batches(), context.all_experts)) {}
 
-DenseLinear LayerQuantizer::Dense(const LinearSpec& spec) const {
-  return {spec.module, std::get<TensorView>(FindLinear(*context_.source, spec))};
+DenseLinear LayerQuantizer::Dense(const TensorSpec& spec) const {
+  return {spec.module, FindDense(*context_.source, spec)};
 }
 
 QuantizedLayer LayerQuantizer::Quantize(int64_t layer) {
   const auto start = std::chrono::steady_clock::now();
-  const std::vector<LinearSpec> specs = LayerLinears(*config_, layer);
+  const std::vector<TensorSpec> specs = LayerLinears(*config_, layer);
   const int64_t num_experts = config_->num_experts;
   QuantizedLayer result;
   result.linears.resize(specs.size());
@@ -152,7 +152,7 @@ void LayerQuantizer::ReadAhead(int64_t layer, int64_t first) {
     begin = 0;
     last = context_.experts_at_once;
   }
-  const std::vector<LinearSpec> specs = LayerLinears(*config_, layer);
+  const std::vector<TensorSpec> specs = LayerLinears(*config_, layer);
   std::vector<TensorView> weights;
   for (size_t i = begin; i < ExpertLinear(last, 0); ++i) weights.push_back(Dense(specs[i]).weight);
   if (reader_.joinable()) reader_.join();
@@ -178,7 +178,7 @@ void LayerQuantizer::MoveProbe(int64_t layer) {
   }
 }
 
-void LayerQuantizer::Solve(const std::vector<LinearSpec>& specs, const std::vector<Tap>& taps,
+void LayerQuantizer::Solve(const std::vector<TensorSpec>& specs, const std::vector<Tap>& taps,
                            QuantizedLayer& result) {
   double gflop = 0;
   int64_t largest = 0;
@@ -218,7 +218,7 @@ void LayerQuantizer::Solve(const std::vector<LinearSpec>& specs, const std::vect
   }
 }
 
-void LayerQuantizer::RoundAll(const std::vector<LinearSpec>& specs, QuantizedLayer& result) {
+void LayerQuantizer::RoundAll(const std::vector<TensorSpec>& specs, QuantizedLayer& result) {
   const auto phase = context_.clock->Measure("round");
   for (size_t i = 0; i < specs.size(); ++i) {
     if (!context_.output->IsQuantized(specs[i].module)) continue;

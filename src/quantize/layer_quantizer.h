@@ -69,10 +69,10 @@ class LayerQuantizer {
   // first experts of the next layer.
   void ReadAhead(int64_t layer, int64_t first);
   void RunExpertsOfProbe(int64_t layer, const LayerWeights& weights, int64_t first, int64_t last);
-  void Solve(const std::vector<LinearSpec>& specs, const std::vector<Tap>& taps,
+  void Solve(const std::vector<TensorSpec>& specs, const std::vector<Tap>& taps,
              QuantizedLayer& result);
-  void RoundAll(const std::vector<LinearSpec>& specs, QuantizedLayer& result);
-  DenseLinear Dense(const LinearSpec& spec) const;
+  void RoundAll(const std::vector<TensorSpec>& specs, QuantizedLayer& result);
+  DenseLinear Dense(const TensorSpec& spec) const;
   bool gptq() const { return context_.recipe->method == Method::kGptq; }
 
   LayerContext context_;

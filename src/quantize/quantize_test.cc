@@ -34,9 +34,9 @@ struct Agreement {
 Agreement Compare(const Checkpoint& ours, const Checkpoint& theirs) {
   Agreement agreement;
   for (int64_t layer = 0; layer < ours.config().num_layers; ++layer) {
-    for (const LinearSpec& spec : LayerLinears(ours.config(), layer)) {
-      const PackedView a = std::get<PackedView>(FindLinear(ours, spec));
-      const PackedView b = std::get<PackedView>(FindLinear(theirs, spec));
+    for (const TensorSpec& spec : LayerLinears(ours.config(), layer)) {
+      const PackedView a = std::get<PackedView>(FindWeight(ours, spec));
+      const PackedView b = std::get<PackedView>(FindWeight(theirs, spec));
       const auto x = UnpackCodes(a.packed, spec.rows, spec.cols, 4);
       const auto y = UnpackCodes(b.packed, spec.rows, spec.cols, 4);
       for (size_t i = 0; i < x.size(); ++i) {
@@ -97,8 +97,8 @@ TEST(Quantize, RoundingIsThatOfEveryWeightByItself) {
   const Checkpoint source(options.input), ours(options.output);
   const Recipe recipe;
   for (int64_t layer = 0; layer < 4; ++layer) {
-    for (const LinearSpec& spec : LayerLinears(source.config(), layer)) {
-      const std::vector<float> w = ToFloat(std::get<TensorView>(FindLinear(source, spec)));
+    for (const TensorSpec& spec : LayerLinears(source.config(), layer)) {
+      const std::vector<float> w = ToFloat(std::get<TensorView>(FindWeight(source, spec)));
       const PackedView packed = ours.GetPacked(spec.module, spec.rows, spec.cols);
       const auto codes = UnpackCodes(packed.packed, spec.rows, spec.cols, 4);
       for (size_t first = 0; first < w.size(); first += 128) {

@@ -330,9 +330,10 @@ void QuantizationRun::State::Embed(CheckpointWriter& writer, ActivationStream& s
   hidden = plan.activations_in_file
                ? HiddenStates::InFile(batches.num_tokens, config.hidden_size, options.output)
                : HiddenStates::InMemory(batches.num_tokens, config.hidden_size);
-  if (FindEmbedding(source).dtype() != output.dtype()) {
+  const TensorSpec embedding = EmbeddingOf(config);
+  if (FindDense(source, embedding).dtype() != output.dtype()) {
     outer.embedding.reset();
-    const TensorView written = writer.Read("model.embed_tokens.weight");
+    const TensorView written = writer.Read(embedding.module + ".weight");
     outer.embedding = backend->Prepare(written, Role::kEmbedding);
     writer.DontNeed(written);
   }
@@ -353,26 +354,15 @@ void QuantizationRun::State::QuantizeLayer(int64_t layer, LayerQuantizer& quanti
     report = result.report;
     const auto phase = clock.Measure("write");
     UnitTensors tensors(output);
-    const std::vector<LinearSpec> specs = LayerLinears(config, layer);
-    const std::string prefix = mixtral_names::Layer(layer);
-    const Shape norm{config.hidden_size};
-    const auto keep_norm = [&](const std::string& name) {
-      tensors.AddKept(name, FindTensor(source, name, norm));
-    };
-    const auto keep_linear = [&](const LinearSpec& spec) {
-      tensors.AddKept(spec.module + ".weight", std::get<TensorView>(FindLinear(source, spec)));
-    };
-    keep_norm(prefix + ".input_layernorm.weight");
-    for (size_t i = 0; i < specs.size(); ++i) {
-      if (i == 4) {
-        keep_norm(prefix + ".post_attention_layernorm.weight");
-        keep_linear({mixtral_names::Router(layer), config.num_experts, config.hidden_size});
-      }
-      if (result.linears[i]) {
-        tensors.AddQuantized(*result.linears[i]);
+    size_t linear = 0;
+    for (const TensorSpec& tensor : LayerTensors(config, layer)) {
+      const bool may_be_quantized = tensor.tap != Tap::kNone;
+      if (may_be_quantized && result.linears[linear]) {
+        tensors.AddQuantized(*result.linears[linear]);
       } else {
-        keep_linear(specs[i]);
+        tensors.AddKept(tensor.module + ".weight", FindDense(source, tensor));
       }
+      linear += may_be_quantized;
     }
     writer.WriteUnit(tensors.views(), {{"sha256", tensors.Sha256()}, {"report", ToJson(report)}});
   }

@@ -14,16 +14,6 @@
 namespace nibble {
 namespace {
 
-constexpr char kEmbedding[] = "model.embed_tokens.weight";
-constexpr char kFinalNorm[] = "model.norm.weight";
-
-// The dense tensor of a Linear of the (unquantized) input.
-TensorView DenseView(const Checkpoint& source, const LinearSpec& spec) {
-  const WeightView weight = FindLinear(source, spec);
-  NIBBLE_CHECK(std::holds_alternative<TensorView>(weight));
-  return std::get<TensorView>(weight);
-}
-
 int64_t PackedCount(int64_t count, int bits) { return (count * bits + 31) / 32; }
 
 // "element [3, 5] is nan".
@@ -50,6 +40,19 @@ Tensor Cast(const TensorView& view, DType dtype) {
   return result;
 }
 
+Error Refused(const ModelConfig& config, const TensorSpec& tensor) {
+  if (tensor.part == Part::kHead) {
+    return Error(ErrorCode::kUnsupported,
+                 fmt::format("{}: the recipe would quantize the head, which nibble never does; add "
+                             "{} to ignore",
+                             tensor.module, tensor.module));
+  }
+  return Error(ErrorCode::kUnsupported,
+               fmt::format("{}: the recipe would quantize this router, which nibble never does; "
+                           "add '{}' to ignore",
+                           tensor.module, FindFamily(config).router_hint));
+}
+
 const char* WordOf(DType dtype) { return dtype == DType::kF16 ? "float16" : "bfloat16"; }
 
 }  // namespace
@@ -64,61 +67,37 @@ PackedNames::PackedNames(const std::string& module)
 OutputPlan::OutputPlan(const Checkpoint& source, const Recipe& recipe)
     : source_(&source), recipe_(&recipe) {
   const ModelConfig& config = source.config();
-  const std::vector<LinearSpec> all = AllLinears(config);
-  stored_dtype_ = DenseView(source, all.front()).dtype();
+  const std::vector<TensorSpec> tensors = TensorsOf(config);
+  const auto linear = std::ranges::find_if(
+      tensors, [](const TensorSpec& tensor) { return tensor.tap != Tap::kNone; });
+  stored_dtype_ = FindDense(source, *linear).dtype();
   dtype_ = config.dtype.value_or(stored_dtype_) == DType::kF16 ? DType::kF16 : DType::kBF16;
   head_is_tied_ = IsHeadTied(source);
 
-  const Shape norm{config.hidden_size};
   units_.push_back({"embedding", {}});
-  AddKept(units_.back(), kEmbedding, FindEmbedding(source).shape());
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    const std::string prefix = mixtral_names::Layer(layer);
-    UnitPlan unit{prefix, {}};
-    const auto add_norm = [&](const char* name) {
-      const std::string full = prefix + name;
-      AddKept(unit, full, FindTensor(source, full, norm).shape());
-    };
-    const LinearSpec router{mixtral_names::Router(layer), config.num_experts, config.hidden_size};
-    if (IsTarget(recipe, router.module)) {
-      throw Error(ErrorCode::kUnsupported,
-                  fmt::format("{}: the recipe would quantize this router, which nibble never does; "
-                              "add 're:.*block_sparse_moe\\.gate$' to ignore",
-                              router.module));
-    }
-    add_norm(".input_layernorm.weight");
-    const std::vector<LinearSpec> linears = LayerLinears(config, layer);
-    for (size_t i = 0; i < linears.size(); ++i) {
-      if (i == 4) {  // after the attention
-        add_norm(".post_attention_layernorm.weight");
-        AddLinear(unit, router);
-      }
-      AddLinear(unit, linears[i]);
-    }
-    units_.push_back(std::move(unit));
+    units_.push_back({LayerModule(FindFamily(config), layer), {}});
   }
-  if (IsTarget(recipe, "lm_head")) {
-    throw Error(
-        ErrorCode::kUnsupported,
-        "lm_head: the recipe would quantize the head, which nibble never does; add lm_head to "
-        "ignore");
+  units_.push_back({"head", {}});
+  for (const TensorSpec& tensor : tensors) {
+    if (tensor.tap == Tap::kNone && tensor.is_linear() && IsTarget(recipe, tensor.module)) {
+      throw Refused(config, tensor);
+    }
+    if (tensor.part == Part::kHead && head_is_tied_) continue;
+    AddTensor(tensor.layer >= 0 ? units_[static_cast<size_t>(UnitOfLayer(tensor.layer))]
+              : tensor.part == Part::kEmbedding ? units_.front()
+                                                : units_.back(),
+              tensor);
   }
-  UnitPlan head{"head", {}};
-  AddKept(head, kFinalNorm, FindTensor(source, kFinalNorm, norm).shape());
-  if (!head_is_tied_) AddLinear(head, all.back());
-  units_.push_back(std::move(head));
   CheckAgainstConfig();
 }
 
 bool OutputPlan::IsQuantized(const std::string& module) const { return IsTarget(*recipe_, module); }
 
 TensorView OutputPlan::SourceOf(const TensorPlan& tensor) const {
-  return tensor.name == kEmbedding ? FindEmbedding(*source_)
-                                   : source_->Get(tensor.name, tensor.shape);
-}
-
-void OutputPlan::AddKept(UnitPlan& unit, const std::string& name, const Shape& shape) const {
-  unit.tensors.push_back({name, dtype_, shape});
+  const TensorSpec embedding = EmbeddingOf(source_->config());
+  return tensor.name == embedding.module + ".weight" ? FindDense(*source_, embedding)
+                                                     : source_->Get(tensor.name, tensor.shape);
 }
 
 // A run of hours must not end in what was clear at its start.
@@ -137,9 +116,12 @@ void OutputPlan::CheckAgainstConfig() const {
                           source_->directory().string(), report.Remarks()));
 }
 
-void OutputPlan::AddLinear(UnitPlan& unit, const LinearSpec& spec) const {
-  const TensorView view = DenseView(*source_, spec);
-  if (!IsQuantized(spec.module)) return AddKept(unit, spec.module + ".weight", view.shape());
+void OutputPlan::AddTensor(UnitPlan& unit, const TensorSpec& spec) const {
+  FindDense(*source_, spec);  // or it is missed now
+  if (spec.tap == Tap::kNone || !IsQuantized(spec.module)) {
+    unit.tensors.push_back({spec.module + ".weight", dtype_, spec.shape()});
+    return;
+  }
   const int64_t num_groups = recipe_->NumGroups(spec.module, spec.cols);
   const PackedNames names(spec.module);
   const int bits = recipe_->bits;
@@ -163,9 +145,9 @@ std::string OutputPlan::ConfigJson() const {
   config.symmetric = recipe_->symmetric;
   config.act_order = recipe_->act_order;
   config.observer = Name(recipe_->observer);
-  for (const LinearSpec& spec : AllLinears(source_->config())) {
-    const bool is_layers = spec.module != "lm_head" && !spec.module.ends_with(".gate");
-    if (!is_layers || !IsQuantized(spec.module)) config.ignore.push_back(spec.module);
+  for (const TensorSpec& spec : TensorsOf(source_->config())) {
+    if (!spec.is_linear()) continue;
+    if (spec.tap == Tap::kNone || !IsQuantized(spec.module)) config.ignore.push_back(spec.module);
   }
   Json document = source_->config().raw;
   if (source_->config().dtype != dtype_) {
@@ -183,15 +165,8 @@ std::string OutputPlan::ConfigJson() const {
 
 std::vector<std::string> OutputPlan::dropped() const {
   std::vector<const std::byte*> used;
-  const ModelConfig& config = source_->config();
-  used.push_back(FindEmbedding(*source_).data());
-  for (const LinearSpec& spec : AllLinears(config)) {
-    used.push_back(DenseView(*source_, spec).data());
-  }
-  for (const UnitPlan& unit : units_) {
-    for (const TensorPlan& tensor : unit.tensors) {
-      if (source_->Has(tensor.name)) used.push_back(source_->Get(tensor.name).data());
-    }
+  for (const TensorSpec& tensor : TensorsOf(source_->config())) {
+    used.push_back(FindDense(*source_, tensor).data());
   }
   std::sort(used.begin(), used.end());
   std::vector<std::string> dropped;

@@ -6,7 +6,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/checkpoint_writer.h"
-#include "model/weights.h"
+#include "model/tensors.h"
 #include "quantize/gptq/gptq.h"
 #include "quantize/recipe.h"
 
@@ -45,8 +45,7 @@ class OutputPlan {
   std::vector<std::string> dropped() const;
 
  private:
-  void AddKept(UnitPlan& unit, const std::string& name, const Shape& shape) const;
-  void AddLinear(UnitPlan& unit, const LinearSpec& spec) const;
+  void AddTensor(UnitPlan& unit, const TensorSpec& tensor) const;
   void CheckAgainstConfig() const;
 
   const Checkpoint* source_;

@@ -12,8 +12,11 @@
 namespace nibble {
 namespace {
 
+using nibble::testing::EditConfig;
+using nibble::testing::EditTensors;
 using nibble::testing::RandomMixtral;
 using nibble::testing::TemporaryDirectory;
+using nibble::testing::WriteRandomMixtral;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;

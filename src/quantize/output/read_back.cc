@@ -41,12 +41,12 @@ void CheckDigests(const Checkpoint& written, const OutputPlan& plan,
 // were there. Catches what digests cannot: codes in the wrong places, scales of another tensor.
 void CheckDecodedRows(const Checkpoint& source, const Checkpoint& written, const OutputPlan& plan) {
   int64_t index = 0;
-  for (const LinearSpec& spec : AllLinears(source.config())) {
-    if (!plan.IsQuantized(spec.module)) continue;
+  for (const TensorSpec& spec : TensorsOf(source.config())) {
+    if (spec.tap == Tap::kNone || !plan.IsQuantized(spec.module)) continue;
     const int64_t row = ++index * 7919 % spec.rows;
     std::vector<float> decoded(static_cast<size_t>(spec.cols));
     DequantizeRows(written.GetPacked(spec.module, spec.rows, spec.cols), row, 1, decoded);
-    const TensorView dense = std::get<TensorView>(FindLinear(source, spec));
+    const TensorView dense = FindDense(source, spec);
     const std::vector<float> original = ToFloat(dense.Rows(row, 1));
     double error = 0, norm = 0;
     for (size_t k = 0; k < original.size(); ++k) {
