@@ -37,7 +37,7 @@ Error SystemError(const std::filesystem::path& path, const char* action, int cod
 }
 
 // Whether this is what git leaves where it did not fetch the file itself: a few lines that name it.
-// Source: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md#the-pointer
+// Source: https://github.com/git-lfs/git-lfs, the pointer in its specification.
 bool IsLfsPointer(int descriptor, int64_t size) {
   constexpr std::string_view kStart = "version https://git-lfs.github.com/spec/";
   constexpr int64_t kMaxBytes = 1023;
