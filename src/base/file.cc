@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -20,8 +21,8 @@
 namespace nibble {
 namespace {
 
-// The error for a system call that failed on `path` with `code` (an errno value).
-Error SystemError(const std::filesystem::path& path, const char* action, int code) {
+// The error for a system call that failed on the file called `name` with `code` (an errno value).
+Error SystemError(const std::string& name, std::string_view action, int code) {
   ErrorCode kind = ErrorCode::kIo;
   const char* hint = "";
   if (code == ENOENT) {
@@ -32,8 +33,7 @@ Error SystemError(const std::filesystem::path& path, const char* action, int cod
   } else if (code == ENOMEM || code == EMFILE || code == ENFILE) {
     kind = ErrorCode::kResourceExhausted;
   }
-  return Error(
-      kind, fmt::format("{}: cannot {}: {}{}", path.string(), action, std::strerror(code), hint));
+  return Error(kind, fmt::format("{}: cannot {}: {}{}", name, action, std::strerror(code), hint));
 }
 
 // Whether this is what git leaves where it did not fetch the file itself: a few lines that name it.
@@ -47,41 +47,20 @@ bool IsLfsPointer(int descriptor, int64_t size) {
          std::string_view(start.data(), start.size()) == kStart;
 }
 
-// Opens for reading; only regular files, so that a folder or a pipe gets a clear message, and no
-// pointers that stand for a file.
-int OpenForReading(const std::filesystem::path& path, int64_t& size) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0) throw SystemError(path, "open", errno);
-  struct stat status{};
-  if (::fstat(descriptor, &status) != 0) {
-    const int code = errno;
-    ::close(descriptor);
-    throw SystemError(path, "inspect", code);
+// A system call, repeated as long as signals interrupt it.
+template <typename Call>
+auto Repeat(Call call) {
+  for (;;) {
+    const auto result = call();
+    if (result >= 0 || errno != EINTR) return result;
   }
-  if (!S_ISREG(status.st_mode)) {
-    ::close(descriptor);
-    throw Error(ErrorCode::kIo,
-                path.string() + (S_ISDIR(status.st_mode) ? ": expected a file, found a folder"
-                                                         : ": expected a regular file"));
-  }
-  size = status.st_size;
-  if (IsLfsPointer(descriptor, size)) {
-    ::close(descriptor);
-    throw Error(
-        ErrorCode::kInvalidData,
-        path.string() + ": a Git LFS pointer, not the file itself; run git lfs pull beside it");
-  }
-  return descriptor;
 }
 
-void FlushFolder(const std::filesystem::path& folder) {
-  const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor < 0) throw SystemError(folder, "open", errno);
-  const int result = ::fsync(descriptor);
-  const int code = errno;
-  ::close(descriptor);
-  // Some network file systems cannot sync a folder; the rename itself has succeeded.
-  if (result != 0 && code != EINVAL && code != ENOTSUP) throw SystemError(folder, "flush", code);
+// Whether a failure to flush a folder says that it cannot be done there, as on some network and
+// user-space file systems, or by whoever may write to the folder but not list it.
+bool FoldersCannotBeFlushed(int code) {
+  return code == EINVAL || code == ENOTSUP || code == ENOSYS || code == EBADF || code == EACCES ||
+         code == EPERM;
 }
 
 size_t PageBytes() { return static_cast<size_t>(::sysconf(_SC_PAGESIZE)); }
@@ -92,20 +71,163 @@ std::filesystem::path FolderOf(const std::filesystem::path& path) {
 
 }  // namespace
 
-MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
-  int64_t size = 0;
-  const int descriptor = OpenForReading(path, size);
-  if (size > 0) {
-    void* data = ::mmap(nullptr, static_cast<size_t>(size), PROT_READ, MAP_PRIVATE, descriptor, 0);
-    if (data == MAP_FAILED) {
-      const int code = errno;
-      ::close(descriptor);
-      throw SystemError(path, "map", code);
-    }
-    data_ = static_cast<const std::byte*>(data);
-    size_ = static_cast<size_t>(size);
+File::File(int descriptor, std::string name, const char* action)
+    : name_(std::move(name)), descriptor_(descriptor) {
+  if (descriptor < 0) Fail(action, errno);
+}
+
+File::~File() {
+  if (is_open()) ::close(descriptor_);
+}
+
+File::File(File&& other) noexcept
+    : name_(std::move(other.name_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
+
+File& File::operator=(File&& other) noexcept {
+  std::swap(name_, other.name_);
+  std::swap(descriptor_, other.descriptor_);
+  return *this;
+}
+
+void File::Fail(const char* action, int code) const { throw SystemError(name_, action, code); }
+
+File File::Open(const std::filesystem::path& path) {
+  // Not blocking: a pipe must not wait for its other end.
+  File file(Repeat([&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); }),
+            path.string(), "open");
+  struct stat status{};
+  if (::fstat(file.descriptor_, &status) != 0) file.Fail("inspect", errno);
+  if (!S_ISREG(status.st_mode)) {
+    throw Error(ErrorCode::kIo,
+                path.string() + (S_ISDIR(status.st_mode) ? ": expected a file, found a folder"
+                                                         : ": expected a regular file"));
   }
-  ::close(descriptor);
+  if (IsLfsPointer(file.descriptor_, status.st_size)) {
+    throw Error(
+        ErrorCode::kInvalidData,
+        path.string() + ": a Git LFS pointer, not the file itself; run git lfs pull beside it");
+  }
+  return file;
+}
+
+File File::OpenToUpdate(const std::filesystem::path& path) {
+  return File(Repeat([&] { return ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666); }),
+              path.string(), "open for writing");
+}
+
+File File::OpenToAppend(const std::filesystem::path& path) {
+  return File(Repeat([&] { return ::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC); }),
+              path.string(), "open for writing");
+}
+
+File File::CreateNew(const std::filesystem::path& path, const std::filesystem::path& shown_as) {
+  const int descriptor =
+      Repeat([&] { return ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666); });
+  if (descriptor < 0 && errno == EEXIST) return File();
+  return File(descriptor, shown_as.string(), "create");
+}
+
+File File::CreateNameless(const std::filesystem::path& folder, std::string_view what) {
+  int descriptor =
+      Repeat([&] { return ::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600); });
+  if (descriptor < 0) {  // a file system without nameless files
+    std::string name = (folder / "nameless.XXXXXX").string();
+    descriptor = ::mkostemp(name.data(), O_CLOEXEC);
+    if (descriptor >= 0) ::unlink(name.c_str());
+  }
+  return File(descriptor, fmt::format("{}: {}", folder.string(), what), "create a file");
+}
+
+int64_t File::Size() const {
+  struct stat status{};
+  if (::fstat(descriptor_, &status) != 0) Fail("inspect", errno);
+  return status.st_size;
+}
+
+void File::ReadAt(std::span<std::byte> out, int64_t offset) const {
+  while (!out.empty()) {
+    const ssize_t count =
+        Repeat([&] { return ::pread(descriptor_, out.data(), out.size(), offset); });
+    if (count < 0) Fail("read", errno);
+    if (count == 0) {
+      throw Error(ErrorCode::kIo, fmt::format("{}: ends at byte {}, where {} more were expected",
+                                              name_, offset, out.size()));
+    }
+    out = out.subspan(static_cast<size_t>(count));
+    offset += count;
+  }
+}
+
+size_t File::Read(std::span<std::byte> out) {
+  const ssize_t count = Repeat([&] { return ::read(descriptor_, out.data(), out.size()); });
+  if (count < 0) Fail("read", errno);
+  return static_cast<size_t>(count);
+}
+
+void File::WriteAt(std::span<const std::byte> bytes, int64_t offset) {
+  while (!bytes.empty()) {
+    const ssize_t count =
+        Repeat([&] { return ::pwrite(descriptor_, bytes.data(), bytes.size(), offset); });
+    if (count < 0) Fail("write", errno);
+    bytes = bytes.subspan(static_cast<size_t>(count));
+    offset += count;
+  }
+}
+
+void File::Write(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t count = Repeat([&] { return ::write(descriptor_, bytes.data(), bytes.size()); });
+    if (count < 0) Fail("write", errno);
+    bytes = bytes.subspan(static_cast<size_t>(count));
+  }
+}
+
+void File::Reserve(int64_t size) {
+  int code = 0;
+  do {
+    code = ::posix_fallocate(descriptor_, 0, size);  // returns what others leave in errno
+  } while (code == EINTR);
+  if (code == 0) return;
+  // A file system that cannot reserve.
+  if (code != EINVAL && code != EOPNOTSUPP) Fail("reserve space", code);
+  if (size > Size()) Truncate(size);
+}
+
+void File::Truncate(int64_t size) {
+  if (Repeat([&] { return ::ftruncate(descriptor_, size); }) != 0) Fail("resize", errno);
+}
+
+bool File::Lock() {
+  return Repeat([&] { return ::flock(descriptor_, LOCK_EX | LOCK_NB); }) == 0 ||
+         errno != EWOULDBLOCK;
+}
+
+void File::Flush() {
+  if (Repeat([&] { return ::fsync(descriptor_); }) != 0) Fail("flush", errno);
+}
+
+void File::Close() {
+  if (::close(std::exchange(descriptor_, -1)) != 0 && errno != EINTR) Fail("close", errno);
+}
+
+void FlushFolder(const std::filesystem::path& folder) {
+  const int descriptor =
+      Repeat([&] { return ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); });
+  const int result = descriptor < 0 ? -1 : Repeat([&] { return ::fsync(descriptor); });
+  const int code = errno;
+  if (descriptor >= 0) ::close(descriptor);
+  if (result == 0 || FoldersCannotBeFlushed(code)) return;
+  throw SystemError(folder.string(), descriptor < 0 ? "open" : "flush", code);
+}
+
+MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
+  const File file = File::Open(path);
+  const auto size = static_cast<size_t>(file.Size());
+  if (size == 0) return;
+  void* const data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.descriptor_, 0);
+  if (data == MAP_FAILED) file.Fail("map", errno);
+  data_ = static_cast<const std::byte*>(data);
+  size_ = size;
 }
 
 MappedFile::~MappedFile() {
@@ -157,42 +279,31 @@ AtomicFile::AtomicFile(const std::filesystem::path& path) : path_(path) {
   for (int attempt = 0; attempt < 100; ++attempt) {
     temporary_ = path;
     temporary_ += fmt::format(".{}-{}.partial", ::getpid(), counter.fetch_add(1));
-    descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (descriptor_ >= 0) return;
-    if (errno != EEXIST) throw SystemError(path, "create", errno);
+    file_ = File::CreateNew(temporary_, path);
+    if (file_.is_open()) return;
   }
-  throw SystemError(path, "create a temporary file beside it", EEXIST);
+  throw SystemError(path.string(), "create a temporary file beside it", EEXIST);
 }
 
 AtomicFile::~AtomicFile() {
-  if (descriptor_ < 0) return;
-  ::close(descriptor_);
-  ::unlink(temporary_.c_str());
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
 }
 
 void AtomicFile::Write(std::span<const std::byte> bytes) {
-  NIBBLE_CHECK(descriptor_ >= 0);
-  while (!bytes.empty()) {
-    const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
-    if (written < 0) {
-      if (errno == EINTR) continue;
-      throw SystemError(path_, "write", errno);
-    }
-    bytes = bytes.subspan(static_cast<size_t>(written));
-  }
+  NIBBLE_CHECK(file_.is_open());
+  file_.Write(bytes);
 }
 
 void AtomicFile::Write(std::string_view text) { Write(std::as_bytes(std::span(text))); }
 
 void AtomicFile::Commit() {
-  NIBBLE_CHECK(descriptor_ >= 0);
-  if (::fsync(descriptor_) != 0) throw SystemError(path_, "flush", errno);
-  const int closed = ::close(std::exchange(descriptor_, -1));
-  if (closed != 0 || ::rename(temporary_.c_str(), path_.c_str()) != 0) {
-    const int code = errno;
-    ::unlink(temporary_.c_str());
-    throw SystemError(path_, closed != 0 ? "close" : "rename the finished file", code);
+  NIBBLE_CHECK(file_.is_open());
+  file_.Flush();
+  file_.Close();
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
+    throw SystemError(path_.string(), "rename the finished file", errno);
   }
+  temporary_.clear();
   FlushFolder(FolderOf(path_));
 }
 
@@ -215,23 +326,14 @@ bool IsAtomicFileTemporary(std::string_view name) {
 }
 
 std::string ReadTextFile(const std::filesystem::path& path) {
-  int64_t size = 0;
-  const int descriptor = OpenForReading(path, size);
-  std::string text;
-  int failure = 0;
+  File file = File::Open(path);
   // Files in /proc and files that grow: read until the end, whatever the size said.
-  text.resize(static_cast<size_t>(size) + 1);
+  std::string text(static_cast<size_t>(file.Size()) + 1, '\0');
   size_t length = 0;
-  for (;;) {
-    const ssize_t count = ::read(descriptor, text.data() + length, text.size() - length);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) failure = errno;
-    if (count <= 0) break;
-    length += static_cast<size_t>(count);
+  while (const size_t count = file.Read(std::as_writable_bytes(std::span(text).subspan(length)))) {
+    length += count;
     if (length == text.size()) text.resize(text.size() * 2);
   }
-  ::close(descriptor);
-  if (failure != 0) throw SystemError(path, "read", failure);
   text.resize(length);
   return text;
 }
@@ -244,13 +346,14 @@ void WriteTextFile(const std::filesystem::path& path, std::string_view text) {
 
 int64_t ModificationTime(const std::filesystem::path& path) {
   struct stat status{};
-  if (::stat(path.c_str(), &status) != 0) throw SystemError(path, "inspect", errno);
+  if (::stat(path.c_str(), &status) != 0) throw SystemError(path.string(), "inspect", errno);
   return static_cast<int64_t>(status.st_mtim.tv_sec) * 1'000'000'000 + status.st_mtim.tv_nsec;
 }
 
 int64_t FreeDiskBytes(const std::filesystem::path& path) {
   struct statvfs status{};
-  if (::statvfs(path.c_str(), &status) != 0) throw SystemError(path, "ask for free space", errno);
+  if (::statvfs(path.c_str(), &status) != 0)
+    throw SystemError(path.string(), "ask for free space", errno);
   return static_cast<int64_t>(status.f_bavail) * static_cast<int64_t>(status.f_frsize);
 }
 

@@ -8,7 +8,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <fstream>
 #include <functional>
 #include <vector>
@@ -20,8 +23,10 @@ namespace nibble {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 class FileTest : public ::testing::Test {
  protected:
@@ -58,6 +63,93 @@ TEST_F(FileTest, ReadsBackWhatWasWritten) {
   const MappedFile mapped(Path("a"));
   const std::span<const std::byte> bytes = mapped.bytes();
   EXPECT_EQ(std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()), text);
+}
+
+TEST_F(FileTest, UpdatesAFileInPlace) {
+  File file = File::OpenToUpdate(Path("a"));
+  file.Reserve(10);
+  EXPECT_EQ(file.Size(), 10);
+  file.WriteAt(std::as_bytes(std::span("cd", 2)), 2);
+  File moved;
+  EXPECT_FALSE(moved.is_open());
+  moved = std::move(file);
+  moved.Flush();
+  std::array<std::byte, 3> bytes;
+  moved.ReadAt(bytes, 1);
+  EXPECT_THAT(bytes, ElementsAre(std::byte{0}, std::byte{'c'}, std::byte{'d'}));
+  moved.Reserve(4);  // is no shorter for it
+  moved.Reserve(0);
+  EXPECT_EQ(moved.Size(), 10);
+  moved.Truncate(4);
+  moved.Close();
+  EXPECT_FALSE(moved.is_open());
+  EXPECT_EQ(ReadTextFile(Path("a")), std::string("\0\0cd", 4));
+  EXPECT_EQ(File::OpenToUpdate(Path("a")).Size(), 4);  // keeps what is there
+}
+
+TEST_F(FileTest, AppendsAndReadsOn) {
+  EXPECT_THAT(ErrorOf(ErrorCode::kNotFound, [&] { File::OpenToAppend(Path("a")); }),
+              HasSubstr("cannot open for writing"));
+  WriteTextFile(Path("a"), "one ");
+  File::OpenToAppend(Path("a")).Write("two");
+  File file = File::Open(Path("a"));
+  std::array<std::byte, 5> bytes;
+  EXPECT_EQ(file.Read(bytes), 5u);
+  EXPECT_EQ(file.Read(bytes), 2u);
+  EXPECT_EQ(file.Read(bytes), 0u);
+}
+
+TEST_F(FileTest, CreatesOnlyWhatIsNotThere) {
+  File first = File::CreateNew(Path("a"), "the file");
+  EXPECT_TRUE(first.is_open());
+  EXPECT_FALSE(File::CreateNew(Path("a"), "the file").is_open());
+  EXPECT_THAT(
+      ErrorOf(ErrorCode::kNotFound, [&] { File::CreateNew(Path("no/folder"), "the file"); }),
+      HasSubstr("the file: cannot create"));
+}
+
+TEST_F(FileTest, ANamelessFileLeavesNoTrace) {
+  File file = File::CreateNameless(Path(""), "a test");
+  EXPECT_TRUE(Listing().empty());
+  file.Write("text");
+  EXPECT_EQ(file.Size(), 4);
+  EXPECT_THAT(ErrorOf(ErrorCode::kNotFound, [&] { File::CreateNameless(Path("no"), "a test"); }),
+              AllOf(HasSubstr(Path("no").string()), HasSubstr("a test: cannot create")));
+}
+
+// That a file is too short is no failure of a system call: errno has nothing to say about it.
+TEST_F(FileTest, SaysWhereAFileEndsTooSoon) {
+  WriteTextFile(Path("a"), "123456");
+  const File file = File::Open(Path("a"));
+  std::array<std::byte, 4> bytes;
+  file.ReadAt(bytes, 2);
+  errno = ENOSPC;
+  const std::string message = ErrorOf(ErrorCode::kIo, [&] { file.ReadAt(bytes, 3); });
+  EXPECT_THAT(message, HasSubstr(Path("a").string() + ": ends at byte 6, where 1 more"));
+  EXPECT_THAT(message, Not(HasSubstr(std::strerror(ENOSPC))));
+}
+
+TEST_F(FileTest, OneAtATimeHoldsALock) {
+  WriteTextFile(Path("a"), "");
+  {
+    File first = File::OpenToAppend(Path("a"));
+    File second = File::OpenToAppend(Path("a"));
+    EXPECT_TRUE(first.Lock());
+    EXPECT_TRUE(first.Lock());
+    EXPECT_FALSE(second.Lock());
+  }
+  EXPECT_TRUE(File::OpenToAppend(Path("a")).Lock());
+}
+
+// Folders of /proc know no fsync, like those of some network file systems.
+TEST_F(FileTest, ForgivesFoldersThatCannotBeFlushed) {
+  FlushFolder(Path(""));
+  FlushFolder("/proc/self");
+  EXPECT_THAT(ErrorOf(ErrorCode::kNotFound, [&] { FlushFolder(Path("absent")); }),
+              HasSubstr(Path("absent").string()));
+  WriteTextFile(Path("file"), "");
+  EXPECT_THAT(ErrorOf(ErrorCode::kIo, [&] { FlushFolder(Path("file")); }),
+              HasSubstr("Not a directory"));
 }
 
 TEST_F(FileTest, MapsAnEmptyFile) {
