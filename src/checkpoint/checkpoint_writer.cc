@@ -1,14 +1,8 @@
 #include "checkpoint/checkpoint_writer.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <map>
 
 #include "base/check.h"
@@ -29,85 +23,6 @@ constexpr char kPartial[] = ".partial";
 
 int64_t SizeBytes(const TensorPlan& tensor) {
   return tensor.shape.num_elements() * DTypeSize(tensor.dtype);
-}
-
-[[noreturn]] void ThrowErrno(const fs::path& path, const char* what) {
-  const int code = errno;
-  const bool full = code == ENOSPC || code == EDQUOT;
-  throw Error(full ? ErrorCode::kResourceExhausted : ErrorCode::kIo,
-              fmt::format("{}: {}: {}", path.string(), what, std::strerror(code)));
-}
-
-// An open file; what is written is on disk after Flush().
-class OutputFile {
- public:
-  OutputFile(const fs::path& path, int flags)
-      : path_(path), descriptor_(::open(path.c_str(), flags, 0644)) {
-    if (descriptor_ < 0) ThrowErrno(path_, "cannot open for writing");
-  }
-  ~OutputFile() { ::close(descriptor_); }
-  OutputFile(const OutputFile&) = delete;
-  OutputFile& operator=(const OutputFile&) = delete;
-
-  // Reserves the space, so that a full disk shows now and not hours later.
-  void Reserve(int64_t size) {
-    const int code = ::posix_fallocate(descriptor_, 0, size);
-    if (code == 0) return;
-    if (code == EINVAL || code == EOPNOTSUPP) {  // a file system that cannot reserve
-      if (::ftruncate(descriptor_, size) == 0) return;
-    } else {
-      errno = code;
-    }
-    ThrowErrno(path_, "cannot reserve space");
-  }
-
-  void WriteAt(std::span<const std::byte> bytes, int64_t offset) {
-    while (!bytes.empty()) {
-      const ssize_t written = ::pwrite(descriptor_, bytes.data(), bytes.size(), offset);
-      if (written < 0) {
-        if (errno == EINTR) continue;
-        ThrowErrno(path_, "cannot write");
-      }
-      bytes = bytes.subspan(static_cast<size_t>(written));
-      offset += written;
-    }
-  }
-
-  void Append(std::string_view text) {
-    while (!text.empty()) {
-      const ssize_t written = ::write(descriptor_, text.data(), text.size());
-      if (written < 0) {
-        if (errno == EINTR) continue;
-        ThrowErrno(path_, "cannot write");
-      }
-      text.remove_prefix(static_cast<size_t>(written));
-    }
-  }
-
-  // For as long as the file is open, also by a process that is killed.
-  void Lock() {
-    if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;
-    if (errno != EWOULDBLOCK) return;  // a file system without locks
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("{}: another process is writing here", path_.string()));
-  }
-
-  void Truncate(int64_t size) {
-    if (::ftruncate(descriptor_, size) != 0) ThrowErrno(path_, "cannot shorten");
-  }
-
-  void Flush() {
-    if (::fsync(descriptor_) != 0) ThrowErrno(path_, "cannot flush to disk");
-  }
-
- private:
-  fs::path path_;
-  int descriptor_;
-};
-
-// A rename is on disk only when its folder is.
-void FlushDirectory(const fs::path& directory) {
-  OutputFile(directory, O_RDONLY | O_DIRECTORY).Flush();
 }
 
 std::string Digest(const std::string& text) { return Sha256(std::as_bytes(std::span(text))); }
@@ -176,9 +91,8 @@ struct CheckpointWriter::State {
   std::vector<ShardPlan> shards;
   std::map<std::string, Place> places;
   std::vector<Json> notes;  // of done units
-  std::unique_ptr<OutputFile> ledger;
-  // The shard being filled, by index.
-  std::unique_ptr<OutputFile> open_shard;
+  File ledger;
+  File open_shard;  // the one being filled
   size_t open_index = 0;
   mutable std::map<size_t, MappedFile> mappings;
 
@@ -254,7 +168,7 @@ void CheckpointWriter::State::LoadLedger(const Json& job, const std::string& pla
     }
     notes.push_back(lines[i].value("note", Json()));
   }
-  if (whole_bytes < text.size()) ledger->Truncate(static_cast<int64_t>(whole_bytes));
+  if (whole_bytes < text.size()) ledger.Truncate(static_cast<int64_t>(whole_bytes));
 }
 
 // Room for the shards that are not there yet: those that are have all their space reserved.
@@ -281,22 +195,21 @@ std::vector<fs::path> CheckpointWriter::State::KilledTemporaries() const {
 }
 
 void CheckpointWriter::State::OpenShard(size_t shard) {
-  if (open_shard && open_index == shard) return;
-  const fs::path path = PartialPath(shard);
-  open_shard = std::make_unique<OutputFile>(path, O_RDWR | O_CREAT | O_CLOEXEC);
+  if (open_shard.is_open() && open_index == shard) return;
+  open_shard = File::OpenToUpdate(PartialPath(shard));
   open_index = shard;
   // Both are repeated when a run is continued: a kill may have come between them.
-  open_shard->Reserve(shards[shard].size_bytes);
-  open_shard->WriteAt(std::as_bytes(std::span(shards[shard].header)), 0);
-  FlushDirectory(directory);  // the name must not be lost when the ledger says what is in it
+  open_shard.Reserve(shards[shard].size_bytes);
+  open_shard.WriteAt(std::as_bytes(std::span(shards[shard].header)), 0);
+  FlushFolder(directory);  // the name must not be lost when the ledger says what is in it
 }
 
 void CheckpointWriter::State::RenameShardIfFull(size_t shard) {
   if (static_cast<int64_t>(notes.size()) < shards[shard].last_unit || fs::exists(FinalPath(shard)))
     return;
-  if (open_shard && open_index == shard) open_shard.reset();
+  if (open_index == shard) open_shard = File();
   fs::rename(PartialPath(shard), FinalPath(shard));
-  FlushDirectory(directory);
+  FlushFolder(directory);
 }
 
 CheckpointWriter::CheckpointWriter(const CheckpointWriterOptions& options,
@@ -336,8 +249,13 @@ CheckpointWriter::CheckpointWriter(const CheckpointWriterOptions& options,
   }
   state.CheckDiskSpace();
   if (!began) WriteTextFile(ledger, LedgerHead(options.job, plan_digest));
-  state.ledger = std::make_unique<OutputFile>(ledger, O_WRONLY | O_APPEND | O_CLOEXEC);
-  state.ledger->Lock();
+  state.ledger = File::OpenToAppend(ledger);
+  if (!state.ledger.Lock()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                ledger.string() +
+                    ": another process is writing here; wait for it, or choose an "
+                    "empty directory");
+  }
   if (began) state.LoadLedger(options.job, plan_digest);
   for (const fs::path& temporary : temporaries) fs::remove(temporary);
   for (size_t shard = 0; shard < state.shards.size(); ++shard) {
@@ -380,11 +298,11 @@ void CheckpointWriter::WriteUnit(const std::vector<TensorView>& tensors, const J
   for (size_t i = 0; i < tensors.size(); ++i) {
     NIBBLE_CHECK(tensors[i].dtype() == plan.tensors[i].dtype &&
                  tensors[i].shape() == plan.tensors[i].shape);
-    state.open_shard->WriteAt(tensors[i].bytes(), state.places.at(plan.tensors[i].name).offset);
+    state.open_shard.WriteAt(tensors[i].bytes(), state.places.at(plan.tensors[i].name).offset);
   }
-  state.open_shard->Flush();
-  state.ledger->Append(Json({{"unit", plan.name}, {"note", note}}).dump() + "\n");
-  state.ledger->Flush();
+  state.open_shard.Flush();
+  state.ledger.Write(Json({{"unit", plan.name}, {"note", note}}).dump() + "\n");
+  state.ledger.Flush();
   state.notes.push_back(note);
   state.RenameShardIfFull(shard);
 }
@@ -423,9 +341,9 @@ void CheckpointWriter::Publish(const std::vector<std::pair<std::string, std::str
 }
 
 void CheckpointWriter::Complete() {
-  state_->ledger.reset();
+  state_->ledger = File();
   fs::remove(state_->directory / kLedgerName);
-  FlushDirectory(state_->directory);
+  FlushFolder(state_->directory);
 }
 
 std::vector<fs::path> CompanionFiles(const fs::path& directory) {

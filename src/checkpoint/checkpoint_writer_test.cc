@@ -2,9 +2,12 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -14,6 +17,18 @@
 #include "checkpoint/safetensors.h"
 #include "nibble/error.h"
 #include "tests/support/temporary_directory.h"
+
+// Stands for a file system that cannot flush folders, while the flag is set: this definition comes
+// before that of the C library.
+static bool folders_cannot_be_flushed = false;
+extern "C" int fsync(int descriptor) {
+  struct stat status{};
+  if (folders_cannot_be_flushed && ::fstat(descriptor, &status) == 0 && S_ISDIR(status.st_mode)) {
+    errno = EINVAL;
+    return -1;
+  }
+  return static_cast<int>(::syscall(SYS_fsync, descriptor));
+}
 
 namespace nibble {
 namespace {
@@ -178,6 +193,17 @@ TEST_F(CheckpointWriterTest, SurvivesKillsAtAnyMoment) {
     }
     EXPECT_EQ(Contents(name), Contents("whole")) << "after " << kills << " kills";
   }
+}
+
+TEST_F(CheckpointWriterTest, WritesWhereFoldersCannotBeFlushed) {
+  for (const bool flag : {false, true}) {
+    folders_cannot_be_flushed = flag;
+    const std::string name = flag ? "unflushed" : "flushed";
+    CheckpointWriter writer(Options(name), units_);
+    EXPECT_NO_THROW(Finish(writer));
+    folders_cannot_be_flushed = false;
+  }
+  EXPECT_EQ(Contents("unflushed"), Contents("flushed"));
 }
 
 TEST_F(CheckpointWriterTest, ClearsTemporariesOfAKilledProcess) {
