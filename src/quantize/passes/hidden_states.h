@@ -6,6 +6,7 @@
 #include <span>
 
 #include "base/big_memory.h"
+#include "base/file.h"
 
 namespace nibble {
 
@@ -17,13 +18,10 @@ class HiddenStates {
   static HiddenStates InMemory(int64_t rows, int64_t cols);  // throws kResourceExhausted
   // In `directory`, which must exist. Throws kIo, kResourceExhausted (disk full).
   static HiddenStates InFile(int64_t rows, int64_t cols, const std::filesystem::path& directory);
-  ~HiddenStates();
-  HiddenStates(HiddenStates&& other) noexcept;
-  HiddenStates& operator=(HiddenStates&& other) noexcept;
 
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
-  bool in_file() const { return descriptor_ >= 0; }
+  bool in_file() const { return file_.is_open(); }
 
   // Rows [first, first + count) themselves, or an empty span if they are in a file.
   std::span<float> Rows(int64_t first, int64_t count);
@@ -35,13 +33,14 @@ class HiddenStates {
 
  private:
   HiddenStates(int64_t rows, int64_t cols) : rows_(rows), cols_(cols) {}
-  size_t Bytes() const { return static_cast<size_t>(rows_ * cols_) * sizeof(float); }
+  int64_t Offset(int64_t row) const { return row * cols_ * static_cast<int64_t>(sizeof(float)); }
+  float* data() const { return reinterpret_cast<float*>(pages_.data()); }
+  size_t Bytes() const { return static_cast<size_t>(Offset(rows_)); }
 
   int64_t rows_ = 0;
   int64_t cols_ = 0;
-  Pages pages_;
-  float* data_ = nullptr;  // in pages_; null in a file
-  int descriptor_ = -1;
+  Pages pages_;  // or
+  File file_;
 };
 
 }  // namespace nibble
