@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "base/math.h"
 #include "tensor/dtype.h"
 
 namespace nibble {
@@ -12,7 +13,7 @@ inline constexpr int64_t kKvBlockSize = 64;
 
 // Blocks that hold `num_tokens` tokens.
 constexpr int64_t BlocksFor(int64_t num_tokens, int64_t block_size = kKvBlockSize) {
-  return (num_tokens + block_size - 1) / block_size;
+  return CeilDiv(num_tokens, block_size);
 }
 
 struct KvShape {

@@ -5,6 +5,7 @@
 #include <new>
 
 #include "backend/backend.h"
+#include "base/math.h"
 #include "tests/support/testing_layer.h"
 
 // Invariant 8: after warm-up a backend call allocates nothing on the heap. Counted by replacing the
@@ -16,7 +17,7 @@ std::atomic<int64_t> allocations = 0;
 
 void* Counted(std::size_t size, std::size_t alignment) {
   allocations.fetch_add(1, std::memory_order_relaxed);
-  const std::size_t rounded = (size + alignment - 1) / alignment * alignment;
+  const std::size_t rounded = RoundUp(size, alignment);
   return std::aligned_alloc(alignment, rounded == 0 ? alignment : rounded);
 }
 

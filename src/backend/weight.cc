@@ -1,6 +1,7 @@
 #include "backend/weight.h"
 
 #include "base/check.h"
+#include "base/math.h"
 
 namespace nibble {
 
@@ -21,7 +22,7 @@ WeightView RowsOf(const WeightView& weight, int64_t first, int64_t count) {
   if (rows.zero_point) {
     const int64_t per_word = 32 / rows.bits;
     NIBBLE_CHECK(first % per_word == 0);
-    rows.zero_point = rows.zero_point->Rows(first / per_word, (count + per_word - 1) / per_word);
+    rows.zero_point = rows.zero_point->Rows(first / per_word, CeilDiv(count, per_word));
   }
   return rows;
 }

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/math.h"
 #include "nibble/error.h"
 
 namespace nibble {
@@ -263,7 +264,7 @@ void MappedFile::DontNeed(std::span<const std::byte> range) const {
   // Only pages that lie wholly inside: a neighbour's bytes stay.
   const size_t page = PageBytes();
   const auto begin = static_cast<size_t>(range.data() - data_);
-  const size_t first = (begin + page - 1) / page * page;
+  const size_t first = RoundUp(begin, page);
   const size_t last = (begin + range.size()) / page * page;
   if (first < last) Advise(first, last, MADV_DONTNEED);
 }

@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/math.h"
 #include "base/utf8.h"
 #include "checkpoint/module_pattern.h"
 #include "checkpoint/safetensors.h"
@@ -361,7 +362,7 @@ PackedView Checkpoint::GetPacked(std::string_view module, int64_t rows, int64_t 
   result.rows = rows;
   result.cols = cols;
   result.group_size = group_size;
-  result.packed = get("weight_packed", {DType::kI32}, {rows, (cols + per_word - 1) / per_word});
+  result.packed = get("weight_packed", {DType::kI32}, {rows, CeilDiv(cols, per_word)});
   result.scales = get("weight_scale", {DType::kBF16, DType::kF16, DType::kF32}, {rows, groups});
 
   const Shape stored = ReadWeightShape(get("weight_shape", {DType::kI64, DType::kI32}, {2}));
@@ -378,7 +379,7 @@ PackedView Checkpoint::GetPacked(std::string_view module, int64_t rows, int64_t 
   }
   if (!config.symmetric) {
     result.zero_point =
-        get("weight_zero_point", {DType::kI32}, {(rows + per_word - 1) / per_word, groups});
+        get("weight_zero_point", {DType::kI32}, {CeilDiv(rows, per_word), groups});
   }
   if (config.act_order != ActOrder::kGroup && present("weight_g_idx")) {
     throw Invalid(where, "weight_g_idx is there, though quantization_config has no actorder group");

@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/math.h"
 #include "base/utf8.h"
 #include "nibble/error.h"
 
@@ -326,7 +327,7 @@ std::string LayOutSafetensors(std::vector<SafetensorsEntry>& entries) {
     }
     previous = name;
   }
-  json.resize((json.size() + 7) / 8 * 8, ' ');
+  json.resize(RoundUp(json.size(), 8), ' ');
   std::string bytes;
   for (size_t i = 0; i < 8; ++i) bytes += static_cast<char>((json.size() >> (8 * i)) & 0xff);
   return bytes + json;

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "base/math.h"
 #include "nibble/error.h"
 
 namespace nibble {
@@ -24,7 +25,7 @@ struct Width {
   int64_t per_word;
   int bias() const { return 1 << (bits - 1); }
   uint32_t mask() const { return (1u << bits) - 1u; }
-  int64_t WordsFor(int64_t codes) const { return (codes + per_word - 1) / per_word; }
+  int64_t WordsFor(int64_t codes) const { return CeilDiv(codes, per_word); }
 };
 
 // Word `index` of packed data that a file may have placed at any address.

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "base/math.h"
 #include "nibble/error.h"
 
 namespace nibble {
@@ -74,7 +75,7 @@ void Tensor::Free::operator()(std::byte* data) const { std::free(data); }
 Tensor::Tensor(DType dtype, Shape shape) : dtype_(dtype), shape_(shape) {
   const auto size = static_cast<size_t>(shape.num_elements() * DTypeSize(dtype));
   if (size == 0) return;
-  void* data = std::aligned_alloc(kAlignment, (size + kAlignment - 1) / kAlignment * kAlignment);
+  void* data = std::aligned_alloc(kAlignment, RoundUp(size, kAlignment));
   if (data == nullptr) {
     throw Error(ErrorCode::kResourceExhausted,
                 fmt::format("out of memory: a {} tensor {} needs {} bytes", DTypeName(dtype),

@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 
+#include "base/math.h"
 #include "tensor/packed.h"
 
 namespace nibble::testing {
@@ -42,8 +43,7 @@ Batch MakeBatch(const LayerCase& layer_case, bool fill_cache, int only) {
   batch.starts = {0};
   int64_t longest = 1;
   for (const auto& s : layer_case.sequences) longest = std::max(longest, s.cached + s.fresh);
-  batch.max_blocks =
-      static_cast<int32_t>((longest + layer_case.block_size - 1) / layer_case.block_size);
+  batch.max_blocks = static_cast<int32_t>(CeilDiv(longest, layer_case.block_size));
   for (size_t s = 0; s < layer_case.sequences.size(); ++s) {
     if (only >= 0 && static_cast<int>(s) != only) continue;
     const auto [cached, fresh] = layer_case.sequences[s];

@@ -8,13 +8,14 @@
 
 #include "backend/cpu/memory.h"
 #include "base/check.h"
+#include "base/math.h"
 #include "nibble/error.h"
 
 namespace nibble::cpu {
 namespace {
 
 void ForTiles(ThreadPool& pool, int64_t rows, const std::function<void(int64_t tile)>& body) {
-  pool.ParallelFor((rows + kTileRows - 1) / kTileRows, [&](int64_t tile, int) { body(tile); });
+  pool.ParallelFor(CeilDiv(rows, kTileRows), [&](int64_t tile, int) { body(tile); });
 }
 
 // Values of a row-major matrix as tiles [cols][64]. Taken in squares that fit the first-level
@@ -87,8 +88,7 @@ WeightPlan PlanDense(const TensorView& view, Role role) {
   } else {
     DenseLayout dense;
     dense.bf16 = view.dtype() == DType::kBF16;
-    plan.bytes =
-        (plan.rows + kTileRows - 1) / kTileRows * kTileRows * plan.cols * (dense.bf16 ? 2 : 4);
+    plan.bytes = RoundUp(plan.rows, kTileRows) * plan.cols * (dense.bf16 ? 2 : 4);
     plan.layout = std::move(dense);
   }
   return plan;
@@ -117,7 +117,7 @@ void FillTable(const TensorView& view, const RowTable& table, ThreadPool& pool) 
   }
   constexpr int64_t kPiece = int64_t{1} << 20;
   const int64_t bytes = view.size_bytes();
-  pool.ParallelFor((bytes + kPiece - 1) / kPiece, [&](int64_t piece, int) {
+  pool.ParallelFor(CeilDiv(bytes, kPiece), [&](int64_t piece, int) {
     const int64_t first = piece * kPiece;
     std::memcpy(static_cast<std::byte*>(table.values.data()) + first, view.data() + first,
                 static_cast<size_t>(std::min(kPiece, bytes - first)));
@@ -152,9 +152,9 @@ BlockPlan PlanBlocks(const PackedView& view) {
   size_t largest = 1;
   for (const auto& group : members) largest = std::max(largest, group.size());
   const auto group_columns = static_cast<int64_t>(largest);
-  const int64_t per_group = (group_columns + kMaxPackedBlock - 1) / kMaxPackedBlock;
+  const int64_t per_group = CeilDiv(group_columns, kMaxPackedBlock);
   BlockPlan plan;
-  plan.format.block_cols = ((group_columns + per_group - 1) / per_group + 7) / 8 * 8;
+  plan.format.block_cols = RoundUp(CeilDiv(group_columns, per_group), 8);
   for (int64_t group = 0; group < num_groups; ++group) {
     const auto& columns = members[static_cast<size_t>(group)];
     plan.columns.insert(plan.columns.end(), columns.begin(), columns.end());
@@ -275,7 +275,7 @@ void CheckFormat(const PackedView& view) {
   }
   NIBBLE_CHECK(view.rows > 0 && view.cols > 0 && view.group_size > 0);
   NIBBLE_CHECK(view.scales.shape().rank() == 2 && view.scales.shape()[0] == view.rows);
-  NIBBLE_CHECK(view.packed.num_elements() == view.rows * ((view.cols * view.bits + 31) / 32));
+  NIBBLE_CHECK(view.packed.num_elements() == view.rows * (CeilDiv(view.cols * view.bits, 32)));
 }
 
 WeightPlan PlanPacked(const PackedView& view) {
@@ -294,8 +294,7 @@ WeightPlan PlanPacked(const PackedView& view) {
   WeightPlan plan;
   plan.rows = view.rows;
   plan.cols = view.cols;
-  plan.bytes = (view.rows + kTileRows - 1) / kTileRows * layout.format.num_blocks *
-               layout.format.block_bytes;
+  plan.bytes = CeilDiv(view.rows, kTileRows) * layout.format.num_blocks * layout.format.block_bytes;
   plan.layout = std::move(layout);
   plan.groups = std::move(blocks.groups);
   return plan;
@@ -317,7 +316,7 @@ void FillPacked(const PackedView& view, const WeightPlan& plan, const PackedLayo
     zeros = UnpackZeroPoints(*view.zero_point, view.rows, num_groups, view.bits);
   }
   const int32_t* const words = view.packed.As<int32_t>().data();
-  const int64_t words_per_row = (view.cols * view.bits + 31) / 32;
+  const int64_t words_per_row = CeilDiv(view.cols * view.bits, 32);
   const bool whole_words = view.bits == 4 && layout.columns.empty() &&
                            format.num_blocks * format.block_cols == view.cols;
 

@@ -10,6 +10,7 @@
 #include "backend/buffer.h"
 #include "backend/cpu/kernels/table.h"
 #include "backend/weight.h"
+#include "base/math.h"
 #include "base/thread_pool.h"
 
 namespace nibble::cpu {
@@ -59,7 +60,7 @@ class CpuMatrix {
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
   int64_t size_bytes() const;
-  int64_t num_tiles() const { return (rows_ + kTileRows - 1) / kTileRows; }
+  int64_t num_tiles() const { return CeilDiv(rows_, kTileRows); }
   const Layout& layout() const { return layout_; }
 
  private:

@@ -4,6 +4,7 @@
 
 #include "backend/cpu/parallel.h"
 #include "base/check.h"
+#include "base/math.h"
 
 namespace nibble::cpu {
 namespace {
@@ -17,8 +18,6 @@ constexpr int64_t kMinTiles = 2;
 constexpr int64_t kFewRows = 12;  // up to so many, weights are all that is read: many small pieces
 constexpr int64_t kRunMultiple = 12;  // of every kernel's rows at once
 constexpr int64_t kPiecesPerThread = 4;
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 bool SameLayout(const CpuMatrix& a, const CpuMatrix& b) {
   if (a.layout().index() != b.layout().index()) return false;
@@ -104,7 +103,7 @@ int64_t LinearRunner::Cut(std::span<const LinearTask> tasks, int64_t max_tiles, 
     plan.first_piece = pieces;
     plan.tiles_per_group = CeilDiv(tiles, groups);
     plan.num_groups = CeilDiv(tiles, plan.tiles_per_group);
-    plan.rows_per_run = CeilDiv(CeilDiv(task.num_rows, runs), kRunMultiple) * kRunMultiple;
+    plan.rows_per_run = RoundUp(CeilDiv(task.num_rows, runs), kRunMultiple);
     pieces += plan.num_groups * CeilDiv(task.num_rows, plan.rows_per_run);
   }
   return pieces;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 
+#include "base/math.h"
 #include "base/thread_pool.h"
 
 namespace nibble::cpu {
@@ -23,7 +24,7 @@ void ForRows(ThreadPool& pool, int64_t num_rows, int64_t floats_per_row, const B
   constexpr int64_t kFloatsPerRun = 16384;
   const int64_t run =
       std::clamp<int64_t>(kFloatsPerRun / std::max<int64_t>(floats_per_row, 1), 1, num_rows + 1);
-  Parallel(pool, (num_rows + run - 1) / run, [&](int64_t index, int) {
+  Parallel(pool, CeilDiv(num_rows, run), [&](int64_t index, int) {
     const int64_t end = std::min(num_rows, (index + 1) * run);
     for (int64_t row = index * run; row < end; ++row) body(row);
   });

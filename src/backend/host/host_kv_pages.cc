@@ -3,16 +3,10 @@
 #include <string>
 
 #include "base/check.h"
+#include "base/math.h"
 #include "nibble/error.h"
 
 namespace nibble {
-namespace {
-
-int64_t RoundUp(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
-
-}  // namespace
 
 int64_t HostKvLayer::row_dim() const {
   return RoundUp(head_dim, dtype == DType::kI8 ? 16 : 4 / element_bytes());

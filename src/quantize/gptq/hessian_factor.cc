@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "base/math.h"
+
 namespace nibble {
 namespace {
 
@@ -30,7 +32,7 @@ HessianFactor::HessianFactor(const Recipe& recipe, float* h, int64_t n, GptqAlge
 
 // H = 2 X^T X, mirrored.
 void HessianFactor::SaveLower() {
-  const int64_t tiles = (n_ + kTile - 1) / kTile;
+  const int64_t tiles = CeilDiv(n_, kTile);
   algebra_->threads().ParallelFor(tiles, [&](int64_t tile, int) {
     const int64_t first = tile * kTile;
     const int64_t last = std::min(first + kTile, n_);
@@ -73,7 +75,7 @@ int64_t HessianFactor::FindNonFinite() const {
 // By panels of rows of x: H of the panel itself, and twice what lies to one side of it.
 std::vector<double> HessianFactor::QuadraticForms(const float* x, int64_t count) const {
   const int64_t panel_rows = n_ <= 1024 ? 128 : 512;
-  const int64_t panels = (n_ + panel_rows - 1) / panel_rows;
+  const int64_t panels = CeilDiv(n_, panel_rows);
   std::vector<double> parts(static_cast<size_t>(panels * count));
   algebra_->threads().ParallelFor(panels, [&](int64_t panel, int) {
     const int64_t first = panel * panel_rows;

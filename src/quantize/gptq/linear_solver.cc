@@ -11,6 +11,7 @@
 
 #include "base/big_memory.h"
 #include "base/check.h"
+#include "base/math.h"
 #include "quantize/gptq/sweep.h"
 
 namespace nibble {
@@ -118,7 +119,7 @@ class Scratch {
   template <typename T>
   std::span<T> Take(int64_t count) {
     T* const first = reinterpret_cast<T*>(next_);
-    next_ += (Size(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
+    next_ += RoundUp(Size(count) * sizeof(T), kAlignment);
     NIBBLE_CHECK(next_ <= pages_.data() + pages_.size());
     return {first, Size(count)};
   }
@@ -173,7 +174,7 @@ LinearSolver::LinearSolver(const Recipe& recipe, DType scale_dtype, const DenseL
   packed_.rows = rows_;
   packed_.cols = cols_;
   packed_.group_size = group_size_;
-  packed_.packed = Tensor(DType::kI32, Shape{rows_, (cols_ * recipe.bits + 31) / 32});
+  packed_.packed = Tensor(DType::kI32, Shape{rows_, CeilDiv(cols_ * recipe.bits, 32)});
   packed_.scales = Tensor(scale_dtype, Shape{rows_, num_groups_});
   if (ordered_groups) packed_.g_idx = Tensor::FromVector(group_of_, Shape{cols_});
   if (!recipe.symmetric) zero_points_.resize(Size(rows_ * num_groups_));
@@ -246,7 +247,7 @@ void LinearSolver::MeasureRounding(GptqAlgebra& algebra) {
 void LinearSolver::SolveChunk(int64_t chunk, bool use_factor, GptqAlgebra& algebra) {
   const int64_t first_row = chunk * chunk_rows_;
   const int64_t count = std::min(chunk_rows_, rows_ - first_row);
-  const int64_t padded = (count + kSweepRowMultiple - 1) / kSweepRowMultiple * kSweepRowMultiple;
+  const int64_t padded = RoundUp(count, kSweepRowMultiple);
   const int64_t block_size = std::min(recipe_->block_size, cols_);
   // The errors of a few blocks are spread to the columns beyond them together: longer products.
   const int64_t far = std::max<int64_t>(1, kFarColumns / block_size) * block_size;

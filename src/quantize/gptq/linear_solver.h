@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "backend/gptq_algebra.h"
+#include "base/math.h"
 #include "quantize/gptq/gptq.h"
 #include "quantize/gptq/grid.h"
 #include "quantize/gptq/hessian_factor.h"
@@ -26,7 +27,7 @@ class LinearSolver {
   // Factor().
   void MeasureRounding(GptqAlgebra& algebra);
 
-  int64_t num_chunks() const { return (rows_ + chunk_rows_ - 1) / chunk_rows_; }
+  int64_t num_chunks() const { return CeilDiv(rows_, chunk_rows_); }
   // Chunks may run side by side. `use_factor`: GPTQ, else rounding. Throws kInvalidData naming the
   // place of a weight that is not finite.
   void SolveChunk(int64_t chunk, bool use_factor, GptqAlgebra& algebra);

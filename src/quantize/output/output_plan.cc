@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/math.h"
 #include "base/sha256.h"
 #include "model/validate.h"
 #include "nibble/error.h"
@@ -14,7 +15,7 @@
 namespace nibble {
 namespace {
 
-int64_t PackedCount(int64_t count, int bits) { return (count * bits + 31) / 32; }
+int64_t PackedCount(int64_t count, int bits) { return CeilDiv(count * bits, 32); }
 
 // "element [3, 5] is nan".
 std::string Element(const TensorView& view, int64_t index) {

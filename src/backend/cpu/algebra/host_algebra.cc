@@ -9,6 +9,7 @@
 #include "backend/cpu/algebra/split_product.h"
 #include "backend/cpu/memory.h"
 #include "backend/host/host_data.h"
+#include "base/math.h"
 
 namespace nibble {
 namespace {
@@ -32,7 +33,7 @@ constexpr int64_t kSmallFactor = 512;
 // A factorisation splits off so many rows at a time.
 int64_t TopRows(int64_t n) {
   constexpr int64_t kMaxRows = 2048;
-  return std::min(kMaxRows, (n / 2 + 63) / 64 * 64);
+  return std::min(kMaxRows, RoundUp(n / 2, 64));
 }
 
 class HostAlgebra : public GptqAlgebra {
@@ -78,7 +79,7 @@ void HostAlgebra::GramUpdate(const Activation& activation, const int32_t* rows, 
   const float* const x = rows == nullptr ? HostRow(activation, first_row) : HostData(activation);
   if (cols <= kSmallGram) {
     const int64_t parts =
-        pool_->InBody() ? 1 : std::min<int64_t>(pool_->num_threads(), (cols + 63) / 64);
+        pool_->InBody() ? 1 : std::min<int64_t>(pool_->num_threads(), CeilDiv(cols, 64));
     const cpu::GramInputs inputs{.x = x, .rows = rows, .count = count, .cols = cols};
     pool_->ParallelFor(parts, [&](int64_t part, int) {
       cpu::AddSmallGram(inputs, static_cast<int>(part), static_cast<int>(parts), h);
@@ -100,7 +101,7 @@ void HostAlgebra::GramUpdate(const Activation& activation, const int32_t* rows, 
 
 void HostAlgebra::LargeGramUpdate(const float* x, int64_t rows, int64_t cols, float* h) {
   const int64_t side = GramTile(cols);
-  const int64_t count = (cols + side - 1) / side;
+  const int64_t count = CeilDiv(cols, side);
   const auto size = [&](int64_t tile) { return std::min(side, cols - tile * side); };
   // Off-diagonal tiles first: they cost twice as much, and what is left for last should be small.
   const int64_t num_off = count * (count - 1) / 2;
@@ -138,7 +139,7 @@ void HostAlgebra::TransposedMultiplyAdd(float alpha, const float* a, int64_t lda
                                         int64_t ldb, float* c, int64_t ldc, int64_t m, int64_t n,
                                         int64_t k) {
   constexpr int64_t kRows = 512;
-  pool_->ParallelFor((m + kRows - 1) / kRows, [&](int64_t index, int) {
+  pool_->ParallelFor(CeilDiv(m, kRows), [&](int64_t index, int) {
     const int64_t row = index * kRows;
     Multiply(true, false, std::min(kRows, m - row), n, k, alpha, a + row, lda, b, ldb,
              c + row * ldc, ldc);
@@ -207,8 +208,8 @@ int64_t HostAlgebra::Factor(float* h, int64_t n, int64_t stride, int64_t leaf, f
   if (const int64_t bad = Factor(v, rest, stride, leaf, p); bad >= 0) return top + bad;
 
   const int64_t side = std::clamp<int64_t>(top / 2, 128, 512);
-  const int64_t rows = (top + side - 1) / side;
-  const int64_t cols = (rest + side - 1) / side;
+  const int64_t rows = CeilDiv(top, side);
+  const int64_t cols = CeilDiv(rest, side);
   struct Tile {
     int64_t row, col, height, width;
   };
@@ -226,7 +227,7 @@ int64_t HostAlgebra::Factor(float* h, int64_t n, int64_t stride, int64_t leaf, f
   });
   // S.
   const int64_t s_side = std::clamp<int64_t>(top / 4, 128, 512);
-  const int64_t s_tiles = (top + s_side - 1) / s_side;
+  const int64_t s_tiles = CeilDiv(top, s_side);
   const int64_t num_off = s_tiles * (s_tiles - 1) / 2;
   pool_->ParallelFor(num_off + s_tiles, [&](int64_t index, int) {
     int64_t j = index - num_off;

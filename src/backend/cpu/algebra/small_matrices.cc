@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/math.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/algebra/small_matrices.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
@@ -127,7 +129,7 @@ template <int kRows>
 void AddGram(const GramInputs& inputs, int64_t part, int64_t parts, float* h) {
   const int64_t cols = inputs.cols;
   const int64_t width = PanelWidth();
-  const int64_t count = (cols + width - 1) / width;
+  const int64_t count = CeilDiv(cols, width);
   int64_t first_panel = 0;
   while (first_panel < count && !IsMine(first_panel, part, parts)) ++first_panel;
   if (first_panel == count) return;
@@ -181,7 +183,7 @@ class Elimination {
         n_(n),
         stride_(stride),
         width_(PanelWidth()),
-        panels_((n + width_ - 1) / width_),
+        panels_(CeilDiv(n, width_)),
         size_(panels_ * width_),
         c_(Scratch((2 * size_ + 2 * kBlock) * size_ + kBlock * width_)),
         y_(c_ + size_ * size_),

@@ -9,6 +9,7 @@
 
 #include "backend/cpu/algebra/split_product.h"
 #include "backend/cpu/algebra/split_tiles.h"
+#include "base/math.h"
 
 namespace nibble::cpu {
 namespace {
@@ -49,7 +50,7 @@ Steps NonZeroSteps(const TileOperand& operand, int64_t first, int64_t k, int64_t
   if (!operand.upper) return {0, steps};
   if (operand.depth_major) {
     const int64_t end = first + kPairLines + operand.upper_from;  // of depth
-    return {0, std::clamp<int64_t>((end - k + kTileDepth - 1) / kTileDepth, 0, steps)};
+    return {0, std::clamp<int64_t>(CeilDiv(end - k, kTileDepth), 0, steps)};
   }
   const int64_t begin = first - operand.upper_from;
   return {std::clamp<int64_t>((begin - k) / kTileDepth, 0, steps), steps};
@@ -87,7 +88,7 @@ void TileProduct(const TileOperand& a, const TileOperand& b, int64_t m, int64_t 
     const int64_t cols = std::min(kColumnBlock, n - col0);
     for (int64_t k = 0; k < depth; k += kDepthBlock) {
       const int64_t some = std::min(kDepthBlock, depth - k);
-      const int64_t steps = (some + kTileDepth - 1) / kTileDepth;
+      const int64_t steps = CeilDiv(some, kTileDepth);
       const int64_t panel_bytes = steps * kStepBytes;
       PackTiles(b, col0, cols, k, some, false, scratch->b);
       for (int64_t row0 = 0; row0 < m; row0 += kRowBlock) {

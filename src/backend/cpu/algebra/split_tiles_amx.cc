@@ -1,8 +1,10 @@
 #include <immintrin.h>
 
 #include "backend/cpu/algebra/split_tiles.h"
+#include "base/math.h"
 
-// Compiled for AMX: nothing here may be shared with other files, so no inline functions of others.
+// Compiled for AMX: nothing here may be shared with other files, so no inline functions of others
+// but those that are inlined by force.
 namespace nibble::cpu {
 namespace {
 
@@ -78,8 +80,8 @@ void PackTiles(const TileOperand& from, int64_t first_line, int64_t lines, int64
                int64_t depth, bool left, char* to) {
   const int64_t line_end = first_line + lines;
   const int64_t end = first + depth;
-  const int64_t steps = (depth + kTileDepth - 1) / kTileDepth;
-  const int64_t panels = (lines + kTileLines - 1) / kTileLines;
+  const int64_t steps = CeilDiv(depth, kTileDepth);
+  const int64_t panels = CeilDiv(lines, kTileLines);
   // 16 lines of one depth, or 16 depths of one line: neighbours in memory. `whole` says that
   // nothing around there is beyond an end or below the diagonal.
   const auto load = [&](bool whole, int64_t row, int64_t col, int64_t row_end, int64_t col_end) {

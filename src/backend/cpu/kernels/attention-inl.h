@@ -4,6 +4,7 @@
 #include "backend/cpu/kernels/rows-inl.h"
 #include "backend/cpu/kernels/simd.h"
 #include "backend/cpu/kernels/table.h"
+#include "base/math.h"
 
 // Attention of a block of queries that share a KV head, over float and BF16 pages, and what it has
 // in common with the one over int8 pages.
@@ -50,7 +51,7 @@ struct AttendRows {
 
   explicit AttendRows(const AttentionBlock& b) : block(b) {
     num_rows = b.num_tokens * b.heads_per_kv_head;
-    padded = (b.head_dim + kTileRows - 1) / kTileRows * kTileRows;
+    padded = RoundUp(b.head_dim, kTileRows);
     end = b.first_position + b.num_tokens;
     scores = b.scratch;
   }
@@ -111,7 +112,7 @@ struct AttendRows {
       return key < first ? first : key < last ? key : last;
     };
     const int64_t begin = within(oldest / kKeyBlock * kKeyBlock);
-    const int64_t stop = within((limit + kKeyBlock - 1) / kKeyBlock * kKeyBlock);
+    const int64_t stop = within(RoundUp(limit, kKeyBlock));
     const auto visible = [&](F value, F other, int64_t key) NIBBLE_LAMBDA {
       return Isa::Select(value, other, oldest - key, limit - key);
     };
@@ -264,7 +265,7 @@ struct Attend : AttendRows<Isa> {
   float* working;
 
   explicit Attend(const AttentionBlock& b) : Base(b) {
-    row_bytes = (b.head_dim + kPerWord - 1) / kPerWord * 4;
+    row_bytes = CeilDiv(b.head_dim, kPerWord) * 4;
     pages_fit = b.block_size % 16 == 0;
     const bool whole_tiles = padded == b.head_dim;
     in_place = pages_fit && whole_tiles && (kPerWord == 1 || num_rows <= kFewRows);
@@ -515,7 +516,7 @@ struct Attend : AttendRows<Isa> {
       const int64_t oldest = this->Oldest(0) / kKeyBlock * kKeyBlock;
       const int64_t first = oldest > start ? oldest : start;
       const int64_t stop = end < start + kKeySpan ? end : start + kKeySpan;
-      const int64_t last = (stop + kKeyBlock - 1) / kKeyBlock * kKeyBlock;
+      const int64_t last = RoundUp(stop, kKeyBlock);
       this->ClearSums();
       const bool ahead = in_place && num_rows <= kFewRows;
       for (int64_t key = first; key < last; key += kKeyBlock) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "backend/cpu/kernels/attention-inl.h"
+#include "base/math.h"
 
 // Attention over int8 pages. Queries, and the probabilities of a span times the scales of its
 // values, become 16-bit fixed point in two int8 planes, as activations of packed weights do; with
@@ -70,8 +71,8 @@ struct AttendInt8By : AttendRows<Isa> {
   char* values;          // [16][row_dim][4]
 
   explicit AttendInt8By(const AttentionBlock& b) : Base(b) {
-    row_dim = (b.head_dim + 15) / 16 * 16;
-    slots = (b.block_size + 3) / 4 * 4;
+    row_dim = RoundUp(b.head_dim, 16);
+    slots = RoundUp(b.block_size, 4);
     in_place = b.block_size % 16 == 0;
     working = scores + num_rows * kKeySpan;
     key_scales = working + 2 * this->PartialFloats();
@@ -336,7 +337,7 @@ struct AttendInt8By : AttendRows<Isa> {
       const int64_t oldest = this->Oldest(0) / kKeyBlock * kKeyBlock;
       const int64_t first = oldest > start ? oldest : start;
       const int64_t stop = end < start + kKeySpan ? end : start + kKeySpan;
-      const int64_t last = (stop + kKeyBlock - 1) / kKeyBlock * kKeyBlock;
+      const int64_t last = RoundUp(stop, kKeyBlock);
       this->ClearSums();
       GatherScales(block.key_part, first, last, key_scales);
       GatherScales(block.value_part, first, last, value_scales);

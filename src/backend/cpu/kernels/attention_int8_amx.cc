@@ -2,6 +2,7 @@
 #include "backend/cpu/kernels/attention_int8-inl.h"
 #include "backend/cpu/kernels/simd_avx512.h"
 #include "backend/cpu/kernels/tables.h"
+#include "base/math.h"
 
 // Attention over int8 pages with the products done by the tile unit. Keys lie in the pages as it
 // wants its right operand: 16 tokens by 4 dimensions a row. Of values, 16 rows of 4 tokens by 16
@@ -17,8 +18,8 @@ struct AttendByTiles final : AttendInt8By<Avx512, AttendByTiles> {
   int64_t group_rows;  // query rows at once; the last group may share some with the one before
 
   explicit AttendByTiles(const AttentionBlock& b) : Vectors(b) {
-    const int64_t groups = (num_rows + kTileSide / 2 - 1) / (kTileSide / 2);
-    group_rows = (num_rows + groups - 1) / groups;
+    const int64_t groups = CeilDiv(num_rows, kTileSide / 2);
+    group_rows = CeilDiv(num_rows, groups);
     tiles = num_rows > kFewRows && in_place && row_dim % kDepth == 0;
     if (tiles) ConfigureTiles(2 * group_rows);
   }

@@ -2,6 +2,7 @@
 
 #include "backend/cpu/kernels/simd.h"
 #include "backend/cpu/kernels/table.h"
+#include "base/math.h"
 
 // Dense weights: an outer product held in registers, 16 weight rows a vector by a few activation
 // rows, summed over the columns in order.
@@ -67,7 +68,7 @@ NIBBLE_INLINE void ForRuns(int64_t count, const Op& op) {
   for (; count - i == kMax || count - i >= 2 * kMax - 1; i += kMax) op.template Run<kMax>(i);
   while (i < count) {
     const int64_t rest = count - i;
-    const int64_t run = rest > kMax ? (rest + 1) / 2 : rest;
+    const int64_t run = rest > kMax ? CeilDiv(rest, 2) : rest;
     switch (run) {  // a case above kMax - 1 is never reached; it must only compile
       case 1:
         op.template Run<1>(i);
@@ -136,7 +137,7 @@ void DenseTilesOf(const DenseTiles& tiles, const float* const* x, int64_t num_ro
     return static_cast<const W*>(tiles.tile[tile]) + column * kTileRows;
   };
   const bool few = num_rows <= 2 * Isa::kFloatTokens;  // not worth widening for
-  const int64_t runs = (num_rows + Isa::kFloatTokens - 1) / Isa::kFloatTokens;
+  const int64_t runs = CeilDiv(num_rows, Isa::kFloatTokens);
   for (int64_t k = 0; k < tiles.cols; k += kDenseBlock) {
     const int64_t count = tiles.cols - k < kDenseBlock ? tiles.cols - k : kDenseBlock;
     for (int t = 0; t < tiles.count; ++t) {

@@ -3,6 +3,7 @@
 #include "backend/cpu/kernels/dense-inl.h"
 #include "backend/cpu/kernels/simd.h"
 #include "backend/cpu/kernels/table.h"
+#include "base/math.h"
 
 // Packed weights against activations in fixed point of one or two int8 planes. For each block the
 // integer sum
@@ -153,7 +154,7 @@ struct DirectBlock : PackedBlock<Isa, 1, kParts, kSteps> {
   template <int kTokens>
   NIBBLE_INLINE void Run(int64_t row) const {
     const int64_t steps = this->steps();
-    const int64_t runs = (num_rows + Isa::kDirectTokens - 1) / Isa::kDirectTokens;
+    const int64_t runs = CeilDiv(num_rows, Isa::kDirectTokens);
     int64_t wait = row * runs / num_rows;
     const int8_t* const values = this->x + row * kParts * 8 * steps;
     constexpr int kVectors = Isa::DirectVectors(kTokens);
@@ -271,7 +272,7 @@ void PackedTilesWith(const PackedFormat& format, const PackedTiles& tiles, const
       const uint8_t* const next = t + 1 < tiles.count
                                       ? tiles.tile[t + 1] + block * format.block_bytes
                                       : tiles.tile[0] + (block + 1) * format.block_bytes;
-      const int64_t runs = (num_rows + Isa::kIntTokens - 1) / Isa::kIntTokens;
+      const int64_t runs = CeilDiv(num_rows, Isa::kIntTokens);
       ahead_codes.Plan(next, format.block_bytes, runs);
       ahead_x.Plan(x_planes + kParts * x.stride * format.block_cols + x_bytes * t / tiles.count,
                    x_bytes / tiles.count, runs);

@@ -2,6 +2,7 @@
 #include "backend/cpu/kernels/packed-inl.h"
 #include "backend/cpu/kernels/simd_avx512.h"
 #include "backend/cpu/kernels/tables.h"
+#include "base/math.h"
 
 // Products of packed weights with more than a few rows, by the tile unit. Tiles do the same exact
 // integer arithmetic as vectors, so every bit stays the same; only the order of the work differs.
@@ -41,8 +42,8 @@ class TilePass {
       : format_(format), x_(x), first_row_(first_row), num_rows_(num_rows), codes_(codes) {
     // Groups of equally many rows, so that the tiles are configured once: the last group starts
     // early, and leaves out the rows it shares with the one before.
-    num_groups_ = (num_rows + kTileSide - 1) / kTileSide;
-    group_rows_ = (num_rows + num_groups_ - 1) / num_groups_;
+    num_groups_ = CeilDiv(num_rows, kTileSide);
+    group_rows_ = CeilDiv(num_rows, num_groups_);
     ConfigureTiles(group_rows_);
   }
   ~TilePass() { _tile_release(); }
@@ -170,8 +171,7 @@ class TilePass {
     const int8_t* const x = Rows(block, group);
     const uint8_t* const w = codes_ + 64 * v;
     const auto bytes = static_cast<size_t>(row_bytes());
-    const int64_t share =
-        (group_rows_ * kTileDepth + 4 * format_.block_cols - 1) / (4 * format_.block_cols);
+    const int64_t share = CeilDiv(group_rows_ * kTileDepth, 4 * format_.block_cols);
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "base/math.h"
+
 // What the kernel templates (*-inl.h) ask of an instruction set: a struct of static functions, such
 // as Avx512, over
 //
@@ -45,7 +47,7 @@ struct Ahead {
   NIBBLE_INLINE void Plan(const void* data, int64_t bytes, int64_t times) {
     next = static_cast<const char*>(data);
     end = next + bytes;
-    step = (bytes / (times > 0 ? times : 1) + 63) / 64 * 64;
+    step = RoundUp(bytes / (times > 0 ? times : 1), 64);
   }
 
   // kLocality: 2 for the second-level cache, 3 for the first.

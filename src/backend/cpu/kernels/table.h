@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/math.h"
+
 // The CPU kernels as a table of plain functions, one table an instruction set. Kernels take raw
 // pointers, trust their arguments, allocate nothing, do not throw and know no threads: an op cuts
 // its work into pieces and each thread calls kernels on its own.
@@ -158,13 +160,13 @@ inline constexpr int64_t kTileScratchBytes = kDenseBlock * kTileRows * 4;
 
 // What a span gave each row: a sum for each element of the head, the largest score and the total.
 constexpr int64_t AttentionPartialFloats(int64_t rows, int64_t head_dim) {
-  return rows * ((head_dim + kTileRows - 1) / kTileRows * kTileRows + 2);
+  return rows * (RoundUp(head_dim, kTileRows) + 2);
 }
 
 // Scores, keys and values of a block, two partial results; queries side by side, or queries and
 // probabilities in fixed point with a scale and a sum each.
 constexpr int64_t AttentionScratchFloats(int64_t rows, int64_t head_dim) {
-  const int64_t padded = (head_dim + kTileRows - 1) / kTileRows * kTileRows;
+  const int64_t padded = RoundUp(head_dim, kTileRows);
   return rows * kKeySpan + 2 * kKeyBlock * padded + 2 * AttentionPartialFloats(rows, head_dim) +
          rows * (padded + kKeySpan / 2 + 4) + 2 * kKeySpan;
 }
