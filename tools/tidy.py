@@ -32,7 +32,7 @@ LEVEL = {room: level for level, row in enumerate(ROWS) for room in row}
 SUBROOMS = {
     "backend/host": ["backend/buffer.h", "backend/activation.h", "backend/kv_pages.h", "backend/logit_rows.h",
                      "backend/routing.h", "backend/sampling.h"],
-    "backend/cpu/algebra": ["backend/cpu/memory.h", "backend/gptq_algebra.h", "backend/host/host_data.h"],
+    "backend/cpu/algebra": ["backend/gptq_algebra.h", "backend/host/host_data.h"],
     "backend/cpu/kernels": [],
     "backend/cuda/w4": ["backend/cuda/host_device.h", "backend/cuda/launch.h"],
     "quantize/gptq": ["quantize/recipe.h"],

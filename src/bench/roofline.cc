@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "backend/cpu/kernels/instruction_set.h"
-#include "backend/cpu/memory.h"
+#include "base/big_memory.h"
 #include "base/thread_pool.h"
 
 namespace nibble::cpu {
@@ -37,11 +37,11 @@ Roofline MeasureRoofline(const BackendOptions& options, int repeats, int64_t buf
 
   constexpr int64_t kPiece = int64_t{1} << 20;
   const int64_t pieces = std::max(threads, buffer_bytes / kPiece);
-  const Buffer buffer = AllocateHostMemory(pieces * kPiece);
+  const BigMemory buffer(pieces * kPiece, "the measurement");
   std::memset(buffer.data(), 1, static_cast<size_t>(pieces * kPiece));
   const double read = MedianSeconds(repeats, [&] {
     pool.ParallelFor(pieces, [&](int64_t piece, int) {
-      const char* const start = static_cast<const char*>(buffer.data()) + piece * kPiece;
+      const char* const start = reinterpret_cast<const char*>(buffer.data()) + piece * kPiece;
       sink.fetch_add(kernels.read_memory(start, kPiece), std::memory_order_relaxed);
     });
   });

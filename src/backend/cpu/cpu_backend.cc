@@ -9,6 +9,7 @@
 #include "backend/cpu/router.h"
 #include "backend/host/host_data.h"
 #include "backend/host/host_logits.h"
+#include "backend/host/host_memory.h"
 #include "base/check.h"
 #include "base/system.h"
 #include "nibble/error.h"
@@ -103,12 +104,7 @@ GptqAlgebra& CpuBackend::algebra() {
 }
 
 Activation CpuBackend::MakeActivation(int64_t capacity_rows, int64_t cols) {
-  NIBBLE_CHECK(capacity_rows >= 0 && cols > 0);
-  const int64_t capacity = capacity_rows * cols;
-  return {.buffer = cpu::AllocateHostMemory(capacity * static_cast<int64_t>(sizeof(float))),
-          .rows = 0,
-          .cols = cols,
-          .capacity = capacity};
+  return HostActivation(capacity_rows, cols);
 }
 
 int64_t CpuBackend::KvBlockBytes(const KvShape& shape) const {
@@ -116,7 +112,7 @@ int64_t CpuBackend::KvBlockBytes(const KvShape& shape) const {
 }
 
 std::unique_ptr<KvPages> CpuBackend::MakeKvPages(const KvShape& shape, int64_t num_blocks) {
-  return std::make_unique<HostKvPages>(shape, num_blocks, cpu::AllocateHostMemory);
+  return std::make_unique<HostKvPages>(shape, num_blocks);
 }
 
 std::unique_ptr<Routing> CpuBackend::MakeRouting(const RouterShape& /*shape*/,

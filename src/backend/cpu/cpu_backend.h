@@ -8,10 +8,10 @@
 #include "backend/cpu/cpu_weight.h"
 #include "backend/cpu/kernels/instruction_set.h"
 #include "backend/cpu/linear.h"
-#include "backend/cpu/memory.h"
 #include "backend/cpu/rope_table.h"
 #include "backend/host/host_kv_pages.h"
 #include "backend/make_backend.h"
+#include "base/big_memory.h"
 #include "base/thread_pool.h"
 
 namespace nibble {
@@ -108,10 +108,10 @@ class CpuBackend final : public Backend {
   int64_t partial_floats_ = 0;          // of all partial results
   std::vector<cpu::LinearTask> tasks_;
   std::vector<float> expert_scores_;
-  std::vector<int32_t> slots_by_token_;          // experts increasing inside a token
-  std::vector<int32_t> slot_starts_;             // [num_tokens + 1]
-  std::vector<cpu::Scratch> attention_scratch_;  // one a thread
-  cpu::Scratch keys_, values_, attention_partials_, slot_results_, normed_;
+  std::vector<int32_t> slots_by_token_;     // experts increasing inside a token
+  std::vector<int32_t> slot_starts_;        // [num_tokens + 1]
+  std::vector<Scratch> attention_scratch_;  // one a thread
+  Scratch keys_, values_, attention_partials_, slot_results_, normed_;
 };
 
 }  // namespace nibble

@@ -6,7 +6,7 @@
 #include <string>
 #include <utility>
 
-#include "backend/cpu/memory.h"
+#include "backend/host/host_memory.h"
 #include "base/check.h"
 #include "base/math.h"
 #include "nibble/error.h"
@@ -376,7 +376,7 @@ int64_t CpuMatrix::size_bytes() const {
 
 CpuMatrix PrepareMatrix(const WeightView& view, Role role, ThreadPool& pool) {
   WeightPlan plan = PlanWeight(view, role);
-  BufferOf(plan.layout) = AllocateHostMemory(plan.bytes);
+  BufferOf(plan.layout) = HostBuffer(plan.bytes);
   const auto* const packed = std::get_if<PackedView>(&view);
   if (const auto* table = std::get_if<RowTable>(&plan.layout)) {
     if (packed != nullptr) {

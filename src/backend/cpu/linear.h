@@ -6,7 +6,7 @@
 
 #include "backend/cpu/cpu_weight.h"
 #include "backend/cpu/kernels/table.h"
-#include "backend/cpu/memory.h"
+#include "base/big_memory.h"
 #include "base/thread_pool.h"
 
 namespace nibble::cpu {

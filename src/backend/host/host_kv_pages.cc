@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "backend/host/host_memory.h"
 #include "base/check.h"
 #include "base/math.h"
 #include "nibble/error.h"
@@ -35,10 +36,10 @@ int64_t HostKvLayer::scale_offset(int64_t slot) const {
   return slots() * row_dim() + slot * int64_t{sizeof(float)};
 }
 
-HostKvPages::HostKvPages(const KvShape& shape, int64_t num_blocks, const HostAllocate& allocate)
+HostKvPages::HostKvPages(const KvShape& shape, int64_t num_blocks)
     : KvPages(shape, num_blocks), first_(LayerOf(shape, num_blocks)) {
   NIBBLE_CHECK(shape.num_layers > 0 && num_blocks > 0 && shape.block_size > 0);
-  buffer_ = allocate(num_blocks * BlockBytes(shape));
+  buffer_ = HostBuffer(num_blocks * BlockBytes(shape));
   first_.data = buffer_.data();
 }
 

@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 
 #include "backend/buffer.h"
 #include "backend/kv_pages.h"
@@ -50,13 +49,11 @@ struct HostKvLayer {
   int64_t scale_offset(int64_t slot) const;
 };
 
-using HostAllocate = std::function<Buffer(int64_t bytes)>;
-
 // The pages of all layers, one layer after another in one buffer.
 class HostKvPages final : public KvPages {
  public:
-  // Throws kUnsupported for heads that are too large for kI8, and what `allocate` throws.
-  HostKvPages(const KvShape& shape, int64_t num_blocks, const HostAllocate& allocate);
+  // Throws kUnsupported for heads that are too large for kI8, kResourceExhausted.
+  HostKvPages(const KvShape& shape, int64_t num_blocks);
 
   static int64_t BlockBytes(const KvShape& shape);  // of one block in all layers; throws likewise
 

@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include "backend/cpu/memory.h"
 #include "nibble/error.h"
 
 namespace nibble {
@@ -12,7 +11,7 @@ TEST(HostKvPages, LaysTheLayersOutOneAfterAnother) {
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
     const KvShape shape{
         .num_layers = 3, .num_kv_heads = 2, .head_dim = 6, .block_size = 4, .dtype = dtype};
-    const HostKvPages pages(shape, 5, cpu::AllocateHostMemory);
+    const HostKvPages pages(shape, 5);
     const int64_t token_bytes = dtype == DType::kI8 ? 16 + 4 : 6 * DTypeSize(dtype);
     const int64_t layer_bytes = 5 * (2 * 2 * 4) * token_bytes;
     EXPECT_EQ(pages.size_bytes(), 3 * layer_bytes);
@@ -32,9 +31,9 @@ TEST(HostKvPages, LaysTheLayersOutOneAfterAnother) {
 
 TEST(HostKvPages, RefusesHeadsTooLargeForInt8) {
   KvShape shape{.num_layers = 1, .num_kv_heads = 1, .head_dim = 512, .dtype = DType::kI8};
-  EXPECT_NO_THROW(HostKvPages(shape, 1, cpu::AllocateHostMemory));
+  EXPECT_NO_THROW(HostKvPages(shape, 1));
   shape.head_dim = 514;
-  EXPECT_THROW(HostKvPages(shape, 1, cpu::AllocateHostMemory), Error);
+  EXPECT_THROW(HostKvPages(shape, 1), Error);
 }
 
 TEST(KvPages, BlocksForRoundsUp) {

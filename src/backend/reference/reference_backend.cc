@@ -2,18 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
-#include <new>
 #include <utility>
 
 #include "backend/host/host_data.h"
 #include "backend/host/host_logits.h"
+#include "backend/host/host_memory.h"
 #include "backend/reference/reference_algebra.h"
 #include "base/check.h"
 #include "base/float16.h"
 #include "base/system.h"
-#include "nibble/error.h"
 
 namespace nibble {
 namespace {
@@ -205,18 +203,6 @@ void ChooseExperts(const RouterShape& shape, std::span<const float> logits, cons
   }
 }
 
-Buffer AllocateZeroed(int64_t bytes) {
-  constexpr std::align_val_t kAlignment{64};
-  const size_t size = static_cast<size_t>(std::max<int64_t>(bytes, 1));
-  void* data = ::operator new(size, kAlignment, std::nothrow);
-  if (data == nullptr) {
-    throw Error(ErrorCode::kResourceExhausted,
-                "out of memory: could not allocate " + std::to_string(bytes) + " bytes");
-  }
-  std::memset(data, 0, size);
-  return Buffer(data, bytes, [](void* pointer) { ::operator delete(pointer, kAlignment); });
-}
-
 }  // namespace
 
 ReferenceBackend::ReferenceBackend() : algebra_(std::make_unique<ReferenceAlgebra>()) {}
@@ -225,12 +211,7 @@ ReferenceBackend::~ReferenceBackend() = default;
 int64_t ReferenceBackend::FreeBytes() const { return AvailableMemoryBytes(); }
 
 Activation ReferenceBackend::MakeActivation(int64_t capacity_rows, int64_t cols) {
-  NIBBLE_CHECK(capacity_rows >= 0 && cols > 0);
-  const int64_t capacity = capacity_rows * cols;
-  return {.buffer = AllocateZeroed(capacity * static_cast<int64_t>(sizeof(float))),
-          .rows = 0,
-          .cols = cols,
-          .capacity = capacity};
+  return HostActivation(capacity_rows, cols);
 }
 
 int64_t ReferenceBackend::KvBlockBytes(const KvShape& shape) const {
@@ -238,7 +219,7 @@ int64_t ReferenceBackend::KvBlockBytes(const KvShape& shape) const {
 }
 
 std::unique_ptr<KvPages> ReferenceBackend::MakeKvPages(const KvShape& shape, int64_t num_blocks) {
-  return std::make_unique<HostKvPages>(shape, num_blocks, AllocateZeroed);
+  return std::make_unique<HostKvPages>(shape, num_blocks);
 }
 
 std::unique_ptr<Routing> ReferenceBackend::MakeRouting(const RouterShape& /*shape*/,

@@ -7,20 +7,18 @@
 namespace nibble {
 
 Hessian::Hessian(int64_t size)
-    : size_(size),
-      pages_(static_cast<size_t>(size * size) * sizeof(float), "a Hessian"),
-      data_(reinterpret_cast<float*>(pages_.data())) {}
+    : size_(size), memory_(size * size * static_cast<int64_t>(sizeof(float)), "a Hessian") {}
 
 void Hessian::Add(const Activation& x, const int32_t* rows, int64_t first, int64_t count,
                   GptqAlgebra& algebra) {
   NIBBLE_CHECK(x.cols == size_);
-  algebra.GramUpdate(x, rows, first, count, data_);
+  algebra.GramUpdate(x, rows, first, count, data());
   tokens_ += count;
 }
 
 bool Hessian::finite() const {
   for (int64_t i = 0; i < size_; ++i) {
-    if (!std::isfinite(data_[i * size_ + i])) return false;
+    if (!std::isfinite(data()[i * size_ + i])) return false;
   }
   return true;
 }

@@ -24,14 +24,13 @@ class Hessian {
 
   int64_t size() const { return size_; }
   int64_t tokens() const { return tokens_; }
-  float* data() { return data_; }
+  float* data() const { return reinterpret_cast<float*>(memory_.data()); }
   bool finite() const;  // looks at the diagonal, where every NaN and overflow shows
 
  private:
   int64_t size_ = 0;
   int64_t tokens_ = 0;
-  Pages pages_;
-  float* data_ = nullptr;  // in pages_
+  BigMemory memory_;
 };
 
 }  // namespace nibble

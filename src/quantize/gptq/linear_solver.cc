@@ -104,15 +104,14 @@ bool AllFinite(const float* values, int64_t count) {
   return bad == 0;
 }
 
-// Scratch of a chunk, kept by its thread from chunk to chunk.
-class Scratch {
+// The arrays of a chunk, cut from memory that its thread keeps from chunk to chunk.
+class ChunkArrays {
  public:
-  explicit Scratch(size_t bytes) {
-    if (bytes + kMaxArrays * kAlignment > pages_.size()) {
-      pages_ = Pages();  // first free, then allocate
-      pages_ = Pages(bytes + kMaxArrays * kAlignment, "the sweep");
-    }
-    next_ = pages_.data();
+  explicit ChunkArrays(size_t bytes) {
+    thread_local Scratch memory;
+    const size_t size = bytes + kMaxArrays * kAlignment;
+    next_ = memory.Get<std::byte>(static_cast<int64_t>(size));
+    end_ = next_ + size;
   }
 
   // At most kMaxArrays times; what was there before is still there.
@@ -120,18 +119,16 @@ class Scratch {
   std::span<T> Take(int64_t count) {
     T* const first = reinterpret_cast<T*>(next_);
     next_ += RoundUp(Size(count) * sizeof(T), kAlignment);
-    NIBBLE_CHECK(next_ <= pages_.data() + pages_.size());
+    NIBBLE_CHECK(next_ <= end_);
     return {first, Size(count)};
   }
 
  private:
   static constexpr size_t kAlignment = 64;
   static constexpr size_t kMaxArrays = 16;
-  static thread_local Pages pages_;
   std::byte* next_;
+  const std::byte* end_;
 };
-
-thread_local Pages Scratch::pages_;
 
 }  // namespace
 
@@ -251,18 +248,18 @@ void LinearSolver::SolveChunk(int64_t chunk, bool use_factor, GptqAlgebra& algeb
   const int64_t block_size = std::min(recipe_->block_size, cols_);
   // The errors of a few blocks are spread to the columns beyond them together: longer products.
   const int64_t far = std::max<int64_t>(1, kFarColumns / block_size) * block_size;
-  Scratch scratch(sizeof(float) * Size(count * cols_ + padded * (cols_ + far) + cols_ +
-                                       (2 * num_groups_ + 1) * padded) +
-                  Size((count + padded) * cols_));
-  float* const weights = scratch.Take<float>(count * cols_).data();
-  float* const current = scratch.Take<float>(cols_ * padded).data();
-  float* const errors = scratch.Take<float>(far * padded).data();
-  const std::span<float> scales = scratch.Take<float>(num_groups_ * padded);
-  const std::span<float> zero_points = scratch.Take<float>(num_groups_ * padded);
-  float* const block_losses = scratch.Take<float>(padded).data();
-  float* const decoded = scratch.Take<float>(cols_).data();
-  int8_t* const codes_at = scratch.Take<int8_t>(cols_ * padded).data();
-  const std::span<int8_t> codes = scratch.Take<int8_t>(count * cols_);
+  ChunkArrays arrays(sizeof(float) * Size(count * cols_ + padded * (cols_ + far) + cols_ +
+                                          (2 * num_groups_ + 1) * padded) +
+                     Size((count + padded) * cols_));
+  float* const weights = arrays.Take<float>(count * cols_).data();
+  float* const current = arrays.Take<float>(cols_ * padded).data();
+  float* const errors = arrays.Take<float>(far * padded).data();
+  const std::span<float> scales = arrays.Take<float>(num_groups_ * padded);
+  const std::span<float> zero_points = arrays.Take<float>(num_groups_ * padded);
+  float* const block_losses = arrays.Take<float>(padded).data();
+  float* const decoded = arrays.Take<float>(cols_).data();
+  int8_t* const codes_at = arrays.Take<int8_t>(cols_ * padded).data();
+  const std::span<int8_t> codes = arrays.Take<int8_t>(count * cols_);
   ReadRows(first_row, count, weights);
 
   std::vector<float> ordered(packed_.g_idx ? Size(cols_) : 0);

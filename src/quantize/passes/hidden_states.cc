@@ -13,7 +13,7 @@ constexpr char kCalibrationActivations[] = "calibration activations";
 
 HiddenStates HiddenStates::InMemory(int64_t rows, int64_t cols) {
   HiddenStates states(rows, cols);
-  states.pages_ = Pages(states.Bytes(), kCalibrationActivations);
+  states.memory_ = BigMemory(states.Offset(rows), kCalibrationActivations);
   return states;
 }
 
@@ -21,7 +21,7 @@ HiddenStates HiddenStates::InFile(int64_t rows, int64_t cols,
                                   const std::filesystem::path& directory) {
   HiddenStates states(rows, cols);
   states.file_ = File::CreateNameless(directory, kCalibrationActivations);
-  states.file_.Reserve(static_cast<int64_t>(states.Bytes()));
+  states.file_.Reserve(states.Offset(rows));
   return states;
 }
 

@@ -34,12 +34,11 @@ class HiddenStates {
  private:
   HiddenStates(int64_t rows, int64_t cols) : rows_(rows), cols_(cols) {}
   int64_t Offset(int64_t row) const { return row * cols_ * static_cast<int64_t>(sizeof(float)); }
-  float* data() const { return reinterpret_cast<float*>(pages_.data()); }
-  size_t Bytes() const { return static_cast<size_t>(Offset(rows_)); }
+  float* data() const { return reinterpret_cast<float*>(memory_.data()); }
 
   int64_t rows_ = 0;
   int64_t cols_ = 0;
-  Pages pages_;  // or
+  BigMemory memory_;  // or
   File file_;
 };
 

@@ -7,8 +7,8 @@
 #include "backend/cpu/algebra/openblas.h"
 #include "backend/cpu/algebra/small_matrices.h"
 #include "backend/cpu/algebra/split_product.h"
-#include "backend/cpu/memory.h"
 #include "backend/host/host_data.h"
+#include "base/big_memory.h"
 #include "base/math.h"
 
 namespace nibble {
@@ -69,8 +69,8 @@ class HostAlgebra : public GptqAlgebra {
   std::once_flag blas_loaded_;
   std::optional<OpenBlas> blas_;
   const bool tiles_ = cpu::HasTileProducts();
-  cpu::Scratch gathered_;
-  cpu::Scratch scratch_;
+  Scratch gathered_;
+  Scratch scratch_;
 };
 
 void HostAlgebra::GramUpdate(const Activation& activation, const int32_t* rows, int64_t first_row,
@@ -87,7 +87,7 @@ void HostAlgebra::GramUpdate(const Activation& activation, const int32_t* rows, 
     return;
   }
   if (rows == nullptr) return LargeGramUpdate(x, count, cols, h);
-  cpu::Scratch own;
+  Scratch own;
   float* const gathered =
       (pool_->InBody() ? own : gathered_).Get<float>(std::min(kGatheredRows, count) * cols);
   for (int64_t first = 0; first < count; first += kGatheredRows) {
@@ -187,7 +187,7 @@ void HostAlgebra::TimesUpper(int64_t m, int64_t n, int64_t k, const float* a, in
 int64_t HostAlgebra::InverseCholesky(float* h, int64_t n) {
   if (n <= kSmallFactor) return cpu::SmallInverseCholesky(h, n, n);
   const int64_t rows = TopRows(n);
-  cpu::Scratch own;
+  Scratch own;
   float* const scratch = (pool_->InBody() ? own : scratch_).Get<float>(rows * (n - rows));
   return Factor(h, n, n, n <= 4096 ? 256 : kSmallFactor, scratch);
 }

@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/big_memory.h"
 #include "base/math.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/algebra/small_matrices.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // After foreach_target.
-#include "hwy/aligned_allocator.h"
 #include "hwy/highway.h"
 
 #ifndef NIBBLE_BACKEND_CPU_SMALL_LINALG_SCRATCH
@@ -19,14 +19,9 @@ namespace {
 
 // Memory of the calling thread, kept from call to call: fresh pages would cost as much as a small
 // factorisation. Calls must not nest.
-float* Scratch(int64_t floats) {
-  thread_local hwy::AlignedFreeUniquePtr<float[]> memory;
-  thread_local int64_t size = 0;
-  if (floats > size) {
-    memory = hwy::AllocateAligned<float>(static_cast<size_t>(floats));
-    size = floats;
-  }
-  return memory.get();
+float* ScratchFloats(int64_t count) {
+  thread_local Scratch scratch;
+  return scratch.Get<float>(count);
 }
 
 }  // namespace
@@ -133,7 +128,7 @@ void AddGram(const GramInputs& inputs, int64_t part, int64_t parts, float* h) {
   int64_t first_panel = 0;
   while (first_panel < count && !IsMine(first_panel, part, parts)) ++first_panel;
   if (first_panel == count) return;
-  float* const partial = Scratch((kRows + count * kGramDepth) * width);
+  float* const partial = ScratchFloats((kRows + count * kGramDepth) * width);
   float* const panels = partial + kRows * width;
 
   for (int64_t first = 0; first < inputs.count; first += kGramDepth) {
@@ -185,7 +180,7 @@ class Elimination {
         width_(PanelWidth()),
         panels_(CeilDiv(n, width_)),
         size_(panels_ * width_),
-        c_(Scratch((2 * size_ + 2 * kBlock) * size_ + kBlock * width_)),
+        c_(ScratchFloats((2 * size_ + 2 * kBlock) * size_ + kBlock * width_)),
         y_(c_ + size_ * size_),
         block_(y_ + size_ * size_),
         inverse_(block_ + 2 * kBlock * size_) {}

@@ -56,7 +56,7 @@ Steps NonZeroSteps(const TileOperand& operand, int64_t first, int64_t k, int64_t
   return {std::clamp<int64_t>((begin - k) / kTileDepth, 0, steps), steps};
 }
 
-struct Scratch {
+struct Panels {
   static constexpr int64_t kBytesPerElement = 6;
   static constexpr size_t kSizeA = kRowBlock * kDepthBlock * kBytesPerElement;
   static constexpr size_t kSizeB = kColumnBlock * kDepthBlock * kBytesPerElement;
@@ -81,8 +81,8 @@ bool HasTileProducts() {
 
 void TileProduct(const TileOperand& a, const TileOperand& b, int64_t m, int64_t n, int64_t depth,
                  float alpha, const TileTarget& c) {
-  thread_local std::unique_ptr<Scratch> scratch;
-  if (scratch == nullptr) scratch = std::make_unique<Scratch>();
+  thread_local std::unique_ptr<Panels> panels;
+  if (panels == nullptr) panels = std::make_unique<Panels>();
   const Tiles tiles;
   for (int64_t col0 = 0; col0 < n; col0 += kColumnBlock) {
     const int64_t cols = std::min(kColumnBlock, n - col0);
@@ -90,13 +90,13 @@ void TileProduct(const TileOperand& a, const TileOperand& b, int64_t m, int64_t 
       const int64_t some = std::min(kDepthBlock, depth - k);
       const int64_t steps = CeilDiv(some, kTileDepth);
       const int64_t panel_bytes = steps * kStepBytes;
-      PackTiles(b, col0, cols, k, some, false, scratch->b);
+      PackTiles(b, col0, cols, k, some, false, panels->b);
       for (int64_t row0 = 0; row0 < m; row0 += kRowBlock) {
         if (c.upper_only && row0 >= col0 + cols) break;
         const int64_t rows = std::min(kRowBlock, m - row0);
-        PackTiles(a, row0, rows, k, some, true, scratch->a);
+        PackTiles(a, row0, rows, k, some, true, panels->a);
         for (int64_t col = 0; col < cols; col += kPairLines) {
-          const char* const b0 = scratch->b + col / kTileLines * panel_bytes;
+          const char* const b0 = panels->b + col / kTileLines * panel_bytes;
           const char* const b1 = cols - col > kTileLines ? b0 + panel_bytes : b0;
           const int64_t width = std::min(kPairLines, cols - col);
           const Steps of_b = NonZeroSteps(b, col0 + col, k, steps);
@@ -112,11 +112,11 @@ void TileProduct(const TileOperand& a, const TileOperand& b, int64_t m, int64_t 
             const int64_t some_steps = std::min(of_a.end, of_b.end) - begin;
             if (some_steps <= 0 && !set) continue;
             if (!set) PrefetchTarget(to, height, width, c.stride);
-            const char* const a0 = scratch->a + row / kTileLines * panel_bytes;
+            const char* const a0 = panels->a + row / kTileLines * panel_bytes;
             const char* const a1 = rows - row > kTileLines ? a0 + panel_bytes : a0;
             const int64_t at = begin * kStepBytes;
-            MultiplyTiles(a0 + at, a1 + at, b0 + at, b1 + at, some_steps, scratch->sums);
-            AddSums(scratch->sums, height, width, c.upper_only ? skip : kNoDiagonal, alpha, set, to,
+            MultiplyTiles(a0 + at, a1 + at, b0 + at, b1 + at, some_steps, panels->sums);
+            AddSums(panels->sums, height, width, c.upper_only ? skip : kNoDiagonal, alpha, set, to,
                     c.stride);
           }
         }
