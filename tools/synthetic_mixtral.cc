@@ -1,11 +1,8 @@
 #include "tools/synthetic_mixtral.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -197,44 +194,29 @@ Json ConfigJson(const SyntheticOptions& options) {
 class ShardFile {
  public:
   explicit ShardFile(std::filesystem::path path)
-      : path_(std::move(path)), partial_(path_.string() + ".partial") {
-    descriptor_ = ::open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (descriptor_ < 0) Fail("create");
+      : path_(std::move(path)),
+        partial_(path_.string() + ".partial"),
+        file_(File::OpenToUpdate(partial_)) {
+    file_.Truncate(0);
   }
   ~ShardFile() {
-    if (descriptor_ >= 0) {
-      ::close(descriptor_);
-      ::unlink(partial_.c_str());
-    }
+    std::error_code ignored;
+    if (file_.is_open()) std::filesystem::remove(partial_, ignored);
   }
   ShardFile(ShardFile&&) = delete;
 
-  void Write(int64_t offset, std::span<const std::byte> bytes) {
-    while (!bytes.empty()) {
-      const ssize_t count = ::pwrite(descriptor_, bytes.data(), bytes.size(), offset);
-      if (count < 0 && errno == EINTR) continue;
-      if (count <= 0) Fail("write");
-      bytes = bytes.subspan(static_cast<size_t>(count));
-      offset += count;
-    }
-  }
+  void Write(int64_t offset, std::span<const std::byte> bytes) { file_.WriteAt(bytes, offset); }
 
   void Commit() {
-    if (::fsync(descriptor_) != 0 || ::close(std::exchange(descriptor_, -1)) != 0) Fail("flush");
+    file_.Flush();
+    file_.Close();
     std::filesystem::rename(partial_, path_);
   }
 
  private:
-  [[noreturn]] void Fail(const char* what) const {
-    const int error = errno;
-    throw Error(error == ENOSPC ? ErrorCode::kResourceExhausted : ErrorCode::kIo,
-                fmt::format("{}: cannot {}: {}", partial_.string(), what,
-                            std::generic_category().message(error)));
-  }
-
   std::filesystem::path path_;
   std::filesystem::path partial_;
-  int descriptor_ = -1;
+  File file_;
 };
 
 void WriteShard(const ShardPlan& shard, const std::map<std::string, SyntheticTensor>& tensors,
