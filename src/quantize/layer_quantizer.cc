@@ -11,9 +11,6 @@ namespace {
 
 size_t Size(int64_t value) { return static_cast<size_t>(value); }
 
-// Hessians up to this size are factored on one thread each, several side by side.
-constexpr int64_t kSmallHessian = 1024;
-
 // Indices into LayerLinears.
 constexpr size_t kQ = 0, kK = 1, kV = 2, kO = 3;
 size_t ExpertLinear(int64_t expert, size_t linear) { return 4 + Size(expert) * 3 + linear; }

@@ -7,6 +7,10 @@
 
 namespace nibble {
 
+// Up to this size a Hessian is too small to be shared among threads: one sums and factors it, while
+// others do the same with others.
+inline constexpr int64_t kSmallHessian = 1024;
+
 // The running Gram matrix X^T X of one layer input (a tap), shared by the Linears that read it.
 // Only the upper triangle is kept. Sums are single precision over fixed runs of rows, so they
 // depend on the order of the calibration tokens alone.

@@ -32,10 +32,6 @@ class AttentionTaps : public LayerObserver {
   GptqAlgebra* algebra_;
 };
 
-// Below this size a Gram update is too small to share among threads, and experts are done side by
-// side.
-constexpr int64_t kSmallHessian = 1024;
-
 }  // namespace
 
 LayerStatistics::LayerStatistics(const ModelSpec& spec, Backend& backend, ActivationStream& stream,
