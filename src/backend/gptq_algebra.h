@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "backend/activation.h"
 #include "base/thread_pool.h"
@@ -34,6 +35,11 @@ class GptqAlgebra {
   virtual void TransposedMultiplyAdd(float alpha, const float* a, int64_t lda, const float* b,
                                      int64_t ldb, float* c, int64_t ldc, int64_t m, int64_t n,
                                      int64_t k) = 0;
+
+  // What decides the last bits of the results beside the inputs: the instruction set, by the name
+  // that NIBBLE_INSTRUCTION_SET has for it, and the library; "avx512: OpenBLAS 0.3.21 SkylakeX".
+  // Where signatures are equal, so are bits. Throws kNotFound if the library is not installed.
+  virtual std::string signature() const = 0;
 };
 
 }  // namespace nibble

@@ -87,7 +87,8 @@ int ActivationPlanes(int bits) {
 }  // namespace
 
 CpuBackend::CpuBackend(const BackendOptions& options)
-    : set_(cpu::ChooseInstructionSet(options.instruction_set)),
+    : requested_set_(cpu::RequestedInstructionSet(options.instruction_set)),
+      set_(cpu::ChooseInstructionSet(requested_set_)),
       kernels_(*set_.kernels),
       pool_(ThreadCount(options.threads)),
       name_(Describe(set_, pool_.num_threads(), options.activation_bits)),
@@ -99,7 +100,7 @@ CpuBackend::~CpuBackend() = default;
 int64_t CpuBackend::FreeBytes() const { return AvailableMemoryBytes(); }
 
 GptqAlgebra& CpuBackend::algebra() {
-  if (!algebra_) algebra_ = MakeHostAlgebra(pool_);
+  if (!algebra_) algebra_ = MakeHostAlgebra(pool_, requested_set_);
   return *algebra_;
 }
 

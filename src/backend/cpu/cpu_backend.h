@@ -90,6 +90,7 @@ class CpuBackend final : public Backend {
                  float eps, float* out);
   void CutAttention(const HostKvLayer& kv, int64_t heads, int64_t window);
 
+  const std::string requested_set_;  // empty: none in particular
   const cpu::InstructionSet& set_;
   const cpu::Kernels& kernels_;
   ThreadPool pool_;

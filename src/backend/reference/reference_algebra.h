@@ -13,6 +13,7 @@ class ReferenceAlgebra final : public GptqAlgebra {
   int64_t InverseCholesky(float* h, int64_t n) override;
   void TransposedMultiplyAdd(float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
                              float* c, int64_t ldc, int64_t m, int64_t n, int64_t k) override;
+  std::string signature() const override { return "reference: plain loops in double"; }
 
  private:
   ThreadPool pool_{1};

@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "hwy/targets.h"
 #include "tensor/tensor.h"
 
 namespace nibble {
@@ -89,6 +90,25 @@ void SlowSweep(const SweepBlock& b, std::vector<int>& codes, std::vector<double>
         w[static_cast<size_t>(j * b.rows + r)] -= error * static_cast<double>(u[j]);
       }
     }
+  }
+}
+
+// What was quantized on one machine can be continued on another, if its vectors are wider or not.
+TEST(Sweep, AllVectorUnitsThatFuseGiveTheSameBits) {
+  constexpr int64_t kFusing = HWY_AVX2 | HWY_AVX3 | HWY_AVX3_DL | HWY_AVX3_ZEN4 | HWY_NEON;
+  std::vector<Problem> results;
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    if ((target & kFusing) == 0) continue;
+    hwy::SetSupportedTargetsForTest(target);
+    Sweep(results.emplace_back(RandomProblem(128, 2 * kSweepRowMultiple, true)).Block(true));
+  }
+  hwy::SetSupportedTargetsForTest(0);
+  if (results.size() < 2) GTEST_SKIP() << "one vector unit that fuses, or none";
+  for (Problem& result : results) {
+    EXPECT_EQ(result.codes, results.front().codes);
+    EXPECT_TRUE(std::ranges::equal(result.errors.As<float>(), results[0].errors.As<float>()));
+    EXPECT_TRUE(std::ranges::equal(result.losses.As<float>(), results[0].losses.As<float>()));
+    EXPECT_TRUE(std::ranges::equal(result.weights.As<float>(), results[0].weights.As<float>()));
   }
 }
 

@@ -1,5 +1,7 @@
 #include "backend/cpu/algebra/host_algebra.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <mutex>
 #include <optional>
@@ -38,7 +40,10 @@ int64_t TopRows(int64_t n) {
 
 class HostAlgebra : public GptqAlgebra {
  public:
-  explicit HostAlgebra(ThreadPool& pool) : pool_(&pool) {}
+  HostAlgebra(ThreadPool& pool, std::string_view instruction_set)
+      : pool_(&pool),
+        instruction_set_(instruction_set),
+        tiles_((instruction_set.empty() || instruction_set == "amx") && cpu::HasTileProducts()) {}
 
   ThreadPool& threads() override { return *pool_; }
   void GramUpdate(const Activation& x, const int32_t* rows, int64_t first, int64_t count,
@@ -46,11 +51,12 @@ class HostAlgebra : public GptqAlgebra {
   int64_t InverseCholesky(float* h, int64_t n) override;
   void TransposedMultiplyAdd(float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
                              float* c, int64_t ldc, int64_t m, int64_t n, int64_t k) override;
+  std::string signature() const override;
 
  private:
   // Loaded when first needed: what only runs a model needs none. From any thread.
-  const OpenBlas& Blas() {
-    std::call_once(blas_loaded_, [&] { blas_.emplace(); });
+  const OpenBlas& Blas() const {
+    std::call_once(blas_loaded_, [&] { blas_.emplace(instruction_set_); });
     return *blas_;
   }
   // C[m, n] += alpha op(A) op(B), as OpenBlas::Gemm.
@@ -66,12 +72,24 @@ class HostAlgebra : public GptqAlgebra {
   int64_t Factor(float* h, int64_t n, int64_t stride, int64_t leaf, float* scratch);
 
   ThreadPool* pool_;
-  std::once_flag blas_loaded_;
-  std::optional<OpenBlas> blas_;
-  const bool tiles_ = cpu::HasTileProducts();
+  const std::string instruction_set_;
+  const bool tiles_;
+  mutable std::once_flag blas_loaded_;
+  mutable std::optional<OpenBlas> blas_;
   Scratch gathered_;
   Scratch scratch_;
 };
+
+std::string HostAlgebra::signature() const {
+  const std::string& core = Blas().core();
+  const char* const set = tiles_               ? "amx"
+                          : core == "SkylakeX" ? "avx512"
+                          : core == "Haswell"  ? "avx2"
+                                               : "portable";
+  return fmt::format("{}: OpenBLAS {} {}{}{}", set, Blas().version(), core,
+                     tiles_ ? ", split bf16 on matrix tiles" : "",
+                     cpu::SmallMatricesFuse() ? "" : ", no fused multiply-add");
+}
 
 void HostAlgebra::GramUpdate(const Activation& activation, const int32_t* rows, int64_t first_row,
                              int64_t count, float* h) {
@@ -281,8 +299,8 @@ int64_t HostAlgebra::Factor(float* h, int64_t n, int64_t stride, int64_t leaf, f
 
 }  // namespace
 
-std::unique_ptr<GptqAlgebra> MakeHostAlgebra(ThreadPool& pool) {
-  return std::make_unique<HostAlgebra>(pool);
+std::unique_ptr<GptqAlgebra> MakeHostAlgebra(ThreadPool& pool, std::string_view instruction_set) {
+  return std::make_unique<HostAlgebra>(pool, instruction_set);
 }
 
 }  // namespace nibble

@@ -1,5 +1,6 @@
 #include "backend/cpu/algebra/host_algebra.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -11,6 +12,10 @@
 
 namespace nibble {
 namespace {
+
+using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
+using ::testing::Not;
 
 constexpr float kUntouched = 12345.0f;  // what tests leave in the strict lower triangle
 
@@ -79,6 +84,15 @@ TEST_F(HostAlgebraTest, GramUpdateAddsTheRowsToTheUpperTriangleOnly) {
       }
     }
   }
+}
+
+TEST_F(HostAlgebraTest, SaysWhatDecidesItsBits) {
+  const std::string signature = algebra_->signature();
+  EXPECT_THAT(signature, MatchesRegex("(amx|avx512|avx2|portable): OpenBLAS [0-9.]+ .+"));
+  ThreadPool one(1);
+  EXPECT_EQ(MakeHostAlgebra(one)->signature(), signature);
+  // Tiles are left alone where others were asked for.
+  EXPECT_THAT(MakeHostAlgebra(one, "avx512")->signature(), Not(HasSubstr("tiles")));
 }
 
 // H^-1 = U^T U exactly when U H U^T = I, and U^T U is definite; here on vectors: U H U^T x = x.

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <optional>
 
@@ -50,25 +51,37 @@ class ScopedEnvironment {
   std::optional<std::string> old_;
 };
 
-// The kernel family by feature flags; null leaves the choice to the library.
-const char* BestCore() {
+// The kernel family for an instruction set, else by feature flags; null leaves the choice to the
+// library.
+const char* CoreFor(std::string_view instruction_set) {
 #if defined(__x86_64__)
+  if (instruction_set == "amx" || instruction_set == "avx512") return "SkylakeX";
+  if (instruction_set == "avxvnni" || instruction_set == "avx2") return "Haswell";
+  if (instruction_set == "portable") return "Prescott";  // runs everywhere
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
     return "SkylakeX";
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "Haswell";
+#else
+  static_cast<void>(instruction_set);  // the library knows one family a machine
 #endif
   return nullptr;
+}
+
+// What comes after the name in "OpenBLAS 0.3.21 NO_LAPACKE DYNAMIC_ARCH ...".
+std::string VersionOf(std::string_view config) {
+  config.remove_prefix(std::min(config.size(), config.find(' ') + 1));
+  return std::string(config.substr(0, config.find(' ')));
 }
 
 int Int(int64_t value) { return static_cast<int>(value); }
 
 }  // namespace
 
-OpenBlas::OpenBlas() : library_(nullptr, dlclose) {
-  const char* const wanted = BestCore();
+OpenBlas::OpenBlas(std::string_view instruction_set) : library_(nullptr, dlclose) {
+  const char* const wanted = CoreFor(instruction_set);
   {
     const ScopedEnvironment core("OPENBLAS_CORETYPE", wanted);
     const ScopedEnvironment threads("OPENBLAS_NUM_THREADS", "1");  // no worker threads of its own
@@ -84,6 +97,7 @@ OpenBlas::OpenBlas() : library_(nullptr, dlclose) {
   syrk_ = reinterpret_cast<decltype(syrk_)>(Symbol("cblas_ssyrk"));
   trmm_ = reinterpret_cast<decltype(trmm_)>(Symbol("cblas_strmm"));
   reinterpret_cast<void (*)(int)>(Symbol("openblas_set_num_threads"))(1);
+  version_ = VersionOf(reinterpret_cast<char* (*)()>(Symbol("openblas_get_config"))());
   core_ = reinterpret_cast<char* (*)()>(Symbol("openblas_get_corename"))();
   if (wanted != nullptr && core_ != wanted) {
     LogWarning("openblas_core found={} wanted={}: dense algebra may run far below its speed", core_,

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 
 namespace nibble {
 
@@ -14,9 +15,13 @@ namespace nibble {
 // Calls may come from several threads at once; each runs on its caller alone.
 class OpenBlas {
  public:
-  OpenBlas();  // throws kNotFound naming the package to install
+  // With the kernels for an instruction set, by the name that NIBBLE_INSTRUCTION_SET has for it, or
+  // if that is empty the best this machine has. The first object of a process decides for all.
+  // Throws kNotFound naming the package to install.
+  explicit OpenBlas(std::string_view instruction_set = {});
 
-  const std::string& core() const { return core_; }  // "SkylakeX"
+  const std::string& version() const { return version_; }  // "0.3.21"
+  const std::string& core() const { return core_; }        // "SkylakeX"
 
   // C[m, n] += alpha op(A) op(B); op(A) is [m, k], op(B) [k, n].
   void Gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha,
@@ -42,6 +47,7 @@ class OpenBlas {
   void* Symbol(const char* name) const;
 
   std::unique_ptr<void, int (*)(void*)> library_;
+  std::string version_;
   std::string core_;
   void (*gemm_)(int, int, int, int, int, int, float, const float*, int, const float*, int, float,
                 float*, int) = nullptr;

@@ -1,7 +1,9 @@
 #include "backend/cpu/algebra/openblas.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <vector>
 
@@ -16,6 +18,27 @@ TEST(OpenBlas, AnExportedCoreTypeIsNeitherObeyedNorLost) {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     EXPECT_TRUE(blas.core() == "SkylakeX" || blas.core() == "Haswell") << blas.core();
+  }
+#endif
+}
+
+// The first object of a process decides, so each asks in a process of its own.
+TEST(OpenBlasDeathTest, TakesTheKernelsOfAnInstructionSet) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+#if defined(__x86_64__)
+  const auto check = [](const char* instruction_set, const char* core) {
+    const OpenBlas blas(instruction_set);
+    std::fprintf(stderr, "%s of OpenBLAS %s\n", blas.core().c_str(), blas.version().c_str());
+    ::_exit(blas.core() == core ? 0 : 1);
+  };
+  EXPECT_EXIT(check("portable", "Prescott"), ::testing::ExitedWithCode(0), "OpenBLAS [0-9]+[.]");
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return;
+  for (const char* set : {"avx2", "avxvnni"}) {
+    EXPECT_EXIT(check(set, "Haswell"), ::testing::ExitedWithCode(0), "");
+  }
+  if (!__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")) return;
+  for (const char* set : {"avx512", "amx"}) {
+    EXPECT_EXIT(check(set, "SkylakeX"), ::testing::ExitedWithCode(0), "");
   }
 #endif
 }

@@ -40,6 +40,7 @@ using Floats = hn::CappedTag<float, 16>;
 
 constexpr int64_t kGramDepth = 128;  // rows of X at a time: a panel of them is 16 KiB
 constexpr int64_t kBlock = 16;       // rows of a factor that are computed together
+constexpr int64_t kMaxWidth = 32;    // of a panel, with the widest vectors
 
 int64_t Lanes() { return static_cast<int64_t>(hn::Lanes(Floats())); }
 int64_t PanelWidth() { return 2 * Lanes(); }
@@ -199,7 +200,7 @@ class Elimination {
       }
       for (int64_t p = 0; p <= own; ++p) {
         const float* const panel = Panel(y_, p);
-        const int64_t start = p * width_;  // rows above are zero
+        const int64_t start = FirstRowOfY(p);
         Subtract(columns + start * width_, panel + start * width_, first - start,
                  panel + first * width_, blocks_of_y + p * kBlock * width_);
       }
@@ -219,6 +220,9 @@ class Elimination {
 
  private:
   float* Panel(float* matrix, int64_t panel) const { return matrix + panel * size_ * width_; }
+  // Rows above are zero. A multiple of the largest width, so that sums are cut at the same rows
+  // whatever the width is.
+  int64_t FirstRowOfY(int64_t panel) const { return panel * width_ / kMaxWidth * kMaxWidth; }
 
   // The upper triangle of G, zeros below, ones on the diagonal after its end; Y starts as the
   // identity.
@@ -229,7 +233,7 @@ class Elimination {
       const int64_t first = p * width_;
       const int64_t last = std::min(first + width_, n_);
       std::fill(c + first * width_, c + (first + width_) * width_, 0.0f);
-      std::fill(y + first * width_, y + size_ * width_, 0.0f);
+      std::fill(y + FirstRowOfY(p) * width_, y + size_ * width_, 0.0f);
       for (int64_t i = first; i < first + width_; ++i) {
         y[i * width_ + i - first] = 1;
         c[i * width_ + i - first] = 1;
@@ -344,6 +348,13 @@ void AddSmallGramTarget(const GramInputs& inputs, int64_t part, int64_t parts, f
   AddGram<4>(inputs, part, parts, h);
 }
 
+// (1 + e)^2 - (1 + 2 e) is e^2, or nothing where the product is rounded first.
+bool FuseTarget() {
+  const Floats d;
+  const auto factor = hn::Set(d, 1 + 0x1p-12f);
+  return hn::GetLane(hn::MulAdd(factor, factor, hn::Set(d, -1 - 0x1p-11f))) != 0;
+}
+
 int64_t SmallInverseCholeskyTarget(float* h, int64_t n, int64_t stride) {
   if (Lanes() == 16) return Elimination<8>(h, n, stride).Run();
   return Elimination<4>(h, n, stride).Run();
@@ -358,7 +369,10 @@ HWY_AFTER_NAMESPACE();
 namespace nibble::cpu {
 
 HWY_EXPORT(AddSmallGramTarget);
+HWY_EXPORT(FuseTarget);
 HWY_EXPORT(SmallInverseCholeskyTarget);
+
+bool SmallMatricesFuse() { return HWY_DYNAMIC_DISPATCH(FuseTarget)(); }
 
 void AddSmallGram(const GramInputs& inputs, int part, int parts, float* h) {
   HWY_DYNAMIC_DISPATCH(AddSmallGramTarget)(inputs, part, parts, h);

@@ -6,7 +6,10 @@ namespace nibble::cpu {
 
 // Dense algebra on matrices so small that they stay in a core's cache, where a general library
 // spends much of its time on preparations. On the calling thread; run-time dispatched to the best
-// vector unit; allocates.
+// vector unit, which changes no bit among those that fuse multiply-adds; allocates.
+
+// Whether the one chosen fuses multiply-adds.
+bool SmallMatricesFuse();
 
 // Inputs of a layer, one a row: x [.., cols], of which `count` rows take part, in this order.
 struct GramInputs {

@@ -8,6 +8,7 @@
 
 #include "backend/host/host_data.h"
 #include "backend/reference/reference_algebra.h"
+#include "hwy/targets.h"
 
 namespace nibble::cpu {
 namespace {
@@ -90,6 +91,29 @@ TEST(SmallInverseCholesky, EqualsTheReferenceAtAnySizeInsideALargerMatrix) {
       }
     }
   }
+}
+
+// What was quantized on one machine can be continued on another, if its vectors are wider or not.
+TEST(SmallMatrices, AllVectorUnitsThatFuseGiveTheSameBits) {
+  const int64_t count = 300;
+  std::vector<std::vector<float>> results;
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    hwy::SetSupportedTargetsForTest(target);
+    if (!SmallMatricesFuse()) continue;
+    std::vector<float>& all = results.emplace_back();
+    for (const int64_t n : {5, 16, 40, 129, 200, 300, 515}) {
+      const std::vector<float> x = Normal(count * n);
+      std::vector<float> h(static_cast<size_t>(n * n), 0.0f);
+      for (int64_t i = 0; i < n; ++i) h[static_cast<size_t>(i * n + i)] = 30;
+      AddSmallGram({.x = x.data(), .rows = nullptr, .count = count, .cols = n}, 0, 1, h.data());
+      all.insert(all.end(), h.begin(), h.end());
+      ASSERT_EQ(SmallInverseCholesky(h.data(), n, n), -1);
+      all.insert(all.end(), h.begin(), h.end());
+    }
+  }
+  hwy::SetSupportedTargetsForTest(0);
+  if (results.size() < 2) GTEST_SKIP() << "one vector unit that fuses, or none";
+  for (const std::vector<float>& found : results) EXPECT_TRUE(found == results.front());
 }
 
 TEST(SmallInverseCholesky, NamesThePivotThatIsNotPositiveOrNotFinite) {

@@ -3,8 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 #include <memory>
 
 #include "backend/cpu/algebra/split_product.h"
@@ -21,9 +19,6 @@ constexpr int64_t kColumnBlock = 512;
 constexpr int64_t kNoDiagonal = -kPairLines;  // as far to the left as makes no difference
 
 bool Ask() {
-  // Who chose other kernels than those for tiles means these too.
-  const char* const chosen = std::getenv("NIBBLE_INSTRUCTION_SET");
-  if (chosen != nullptr && std::strcmp(chosen, "amx") != 0) return false;
   __builtin_cpu_init();
   for (const bool has :
        {__builtin_cpu_supports("avx512f") != 0, __builtin_cpu_supports("avx512bw") != 0,

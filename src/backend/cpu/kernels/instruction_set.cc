@@ -6,12 +6,14 @@
 
 namespace nibble::cpu {
 
+std::string RequestedInstructionSet(const std::string& name) {
+  if (!name.empty()) return name;
+  const char* const variable = std::getenv("NIBBLE_INSTRUCTION_SET");
+  return variable == nullptr ? "" : variable;
+}
+
 const InstructionSet& ChooseInstructionSet(const std::string& name) {
-  std::string wanted = name;
-  if (wanted.empty()) {
-    const char* const variable = std::getenv("NIBBLE_INSTRUCTION_SET");
-    if (variable != nullptr) wanted = variable;
-  }
+  const std::string wanted = RequestedInstructionSet(name);
   std::string known;
   for (const InstructionSet& set : InstructionSets()) {
     if (wanted.empty()) {

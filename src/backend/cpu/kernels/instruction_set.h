@@ -19,8 +19,11 @@ struct InstructionSet {
 // Those built into this program, the best first; the last one runs everywhere.
 std::span<const InstructionSet> InstructionSets();
 
-// The one asked for, else the best this machine has. An empty name means: what the environment
-// variable NIBBLE_INSTRUCTION_SET says, if set. Throws kInvalidArgument for an unknown name,
+// What was asked for: `name`, or if that is empty what the environment variable
+// NIBBLE_INSTRUCTION_SET says; empty if neither does.
+std::string RequestedInstructionSet(const std::string& name);
+
+// That one, else the best this machine has. Throws kInvalidArgument for an unknown name,
 // kUnsupported for one this machine lacks.
 const InstructionSet& ChooseInstructionSet(const std::string& name);
 

@@ -33,6 +33,13 @@ TEST_F(InstructionSetChoice, TakesTheOneAskedFor) {
   EXPECT_STREQ(ChooseInstructionSet("").name, "portable");
 }
 
+TEST_F(InstructionSetChoice, KnowsWhatWasRequested) {
+  EXPECT_EQ(RequestedInstructionSet(""), "");
+  setenv("NIBBLE_INSTRUCTION_SET", "portable", 1);
+  EXPECT_EQ(RequestedInstructionSet(""), "portable");
+  EXPECT_EQ(RequestedInstructionSet("avx2"), "avx2");
+}
+
 TEST_F(InstructionSetChoice, NamesTheKnownOnes) {
   setenv("NIBBLE_INSTRUCTION_SET", "abacus", 1);
   for (const std::string name : {"", "mmx"}) {
