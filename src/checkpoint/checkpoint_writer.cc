@@ -20,6 +20,8 @@ namespace fs = std::filesystem;
 constexpr char kLedgerName[] = "nibble-resume.jsonl";
 constexpr char kIndexName[] = "model.safetensors.index.json";
 constexpr char kPartial[] = ".partial";
+// Grows with every change to what a ledger says or means. Source: docs/formats.md#resume-ledger.
+constexpr int kLedgerFormat = 2;
 
 int64_t SizeBytes(const TensorPlan& tensor) {
   return tensor.shape.num_elements() * DTypeSize(tensor.dtype);
@@ -27,23 +29,41 @@ int64_t SizeBytes(const TensorPlan& tensor) {
 
 std::string Digest(const std::string& text) { return Sha256(std::as_bytes(std::span(text))); }
 
-// Says which member of two job descriptions differs.
-void CheckSameJob(const Json& ours, const Json& theirs, const fs::path& ledger) {
-  if (ours == theirs) return;
-  for (const auto& [key, value] : ours.items()) {
-    if (theirs.contains(key) && theirs[key] == value) continue;
-    throw Error(
-        ErrorCode::kInvalidArgument,
-        fmt::format("{}: started with {} = {}, now {}; resume with the same options, or choose an "
-                    "empty output directory",
-                    ledger.string(), key, theirs.contains(key) ? theirs[key].dump() : "nothing",
-                    value.dump()));
+// Says which member of two job descriptions differs, and what to do.
+void CheckSameJob(const CheckpointWriterOptions& options, const Json& theirs,
+                  const fs::path& ledger) {
+  if (options.job == theirs) return;
+  for (const auto& [key, value] : options.job.items()) {
+    const Json before = theirs.value(key, Json());
+    if (before == value) continue;
+    const auto remedy = options.remedies.find(key);
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{}: started with {} = {}, now {}; {}, or choose an empty output "
+                            "directory",
+                            ledger.string(), key, before.is_null() ? "nothing" : before.dump(),
+                            value.dump(),
+                            remedy == options.remedies.end() ? "resume with the same options"
+                                                             : remedy->second(before)));
   }
   throw Error(
       ErrorCode::kInvalidArgument,
       fmt::format("{}: started by another version of nibble with more options; choose an empty "
                   "output directory",
                   ledger.string()));
+}
+
+// A line of JSON that is a ledger's first one, of the format that this program writes.
+void CheckLedgerHead(const Json& head, const fs::path& ledger) {
+  if (!head.is_object() || !head.value("job", Json()).is_object() || !head.contains("plan")) {
+    throw Error(ErrorCode::kInvalidData, ledger.string() + ":1: not a resume ledger of nibble");
+  }
+  const Json format = head.value("format", Json(1));  // the first one did not say
+  if (format == kLedgerFormat) return;
+  throw Error(
+      ErrorCode::kUnsupported,
+      fmt::format("{}:1: a resume ledger of format {}, expected {}; finish the run with the "
+                  "version of nibble that began it, or choose an empty output directory",
+                  ledger.string(), format.dump(), kLedgerFormat));
 }
 
 }  // namespace
@@ -106,7 +126,7 @@ struct CheckpointWriter::State {
   }
 
   void PlaceTensors();
-  void LoadLedger(const Json& job, const std::string& plan_digest);
+  void LoadLedger(const CheckpointWriterOptions& options, const std::string& plan_digest);
   void CheckDiskSpace() const;
   std::vector<fs::path> KilledTemporaries() const;
   void OpenShard(size_t shard);
@@ -129,11 +149,12 @@ void CheckpointWriter::State::PlaceTensors() {
 }
 
 std::string LedgerHead(const Json& job, const std::string& plan_digest) {
-  return Json({{"plan", plan_digest}, {"job", job}}).dump() + "\n";
+  return Json({{"format", kLedgerFormat}, {"plan", plan_digest}, {"job", job}}).dump() + "\n";
 }
 
 // Reads the lines of finished units; a last line cut short by a crash does not count.
-void CheckpointWriter::State::LoadLedger(const Json& job, const std::string& plan_digest) {
+void CheckpointWriter::State::LoadLedger(const CheckpointWriterOptions& options,
+                                         const std::string& plan_digest) {
   const fs::path path = directory / kLedgerName;
   const std::string text = ReadTextFile(path);
   std::vector<Json> lines;
@@ -147,10 +168,8 @@ void CheckpointWriter::State::LoadLedger(const Json& job, const std::string& pla
   }
   if (lines.empty()) throw Error(ErrorCode::kInvalidData, path.string() + ": holds no whole line");
   const Json& head = lines.front();
-  if (!head.is_object() || !head.contains("job") || !head.contains("plan")) {
-    throw Error(ErrorCode::kInvalidData, path.string() + ":1: not a resume ledger of nibble");
-  }
-  CheckSameJob(job, head["job"], path);
+  CheckLedgerHead(head, path);
+  CheckSameJob(options, head["job"], path);
   if (head["plan"] != plan_digest) {
     throw Error(
         ErrorCode::kInvalidArgument,
@@ -256,7 +275,7 @@ CheckpointWriter::CheckpointWriter(const CheckpointWriterOptions& options,
                     ": another process is writing here; wait for it, or choose an "
                     "empty directory");
   }
-  if (began) state.LoadLedger(options.job, plan_digest);
+  if (began) state.LoadLedger(options, plan_digest);
   for (const fs::path& temporary : temporaries) fs::remove(temporary);
   for (size_t shard = 0; shard < state.shards.size(); ++shard) {
     const bool touched = state.shards[shard].first_unit < static_cast<int64_t>(state.notes.size());

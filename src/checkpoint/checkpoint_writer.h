@@ -2,6 +2,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -44,6 +46,9 @@ struct CheckpointWriterOptions {
   // Everything that decides the output's content. A run is resumed only if this is equal, member by
   // member; the error names the first that differs.
   Json job = Json::object();
+  // By member of the job: what to do if the one a run was started with is `theirs` (null if it had
+  // none), where that is not "resume with the same options".
+  std::map<std::string, std::function<std::string(const Json& theirs)>> remedies = {};
   bool resume = false;
 };
 
@@ -55,7 +60,8 @@ struct CheckpointWriterOptions {
 class CheckpointWriter {
  public:
   // Creates the directory or continues in it. Throws kInvalidArgument: not empty and not resuming,
-  // nothing to resume, another job or plan; kResourceExhausted: less free disk than bytes to write.
+  // nothing to resume, another job or plan; kUnsupported: a ledger of another format;
+  // kResourceExhausted: less free disk than bytes to write.
   CheckpointWriter(const CheckpointWriterOptions& options, std::vector<UnitPlan> units);
   ~CheckpointWriter();
 

@@ -282,6 +282,39 @@ TEST_F(CheckpointWriterTest, RefusesToMixTwoJobsAndNamesTheDifference) {
             std::string::npos);
 }
 
+TEST_F(CheckpointWriterTest, SaysWhatToDoAboutADifferenceThatOptionsDoNotMend) {
+  {
+    CheckpointWriter writer(Options("out"), units_);
+  }
+  CheckpointWriterOptions other = Options("out", true);
+  other.job["bits"] = 8;
+  other.remedies = {{"bits", [](const Json& theirs) { return "go back to " + theirs.dump(); }}};
+  EXPECT_NE(ErrorOf(ErrorCode::kInvalidArgument, [&] { CheckpointWriter(other, units_); })
+                .find("bits = 4, now 8; go back to 4, or choose an empty output"),
+            std::string::npos);
+}
+
+TEST_F(CheckpointWriterTest, RefusesALedgerOfAnotherFormat) {
+  {
+    CheckpointWriter writer(Options("out"), units_);
+    Write(writer);
+  }
+  const fs::path ledger = root_ / "out" / "nibble-resume.jsonl";
+  const std::string text = ReadTextFile(ledger);
+  const std::string format = R"("format":2,)";
+  ASSERT_NE(text.find(format), std::string::npos);
+  for (const auto& [other, named] : std::vector<std::pair<std::string, std::string>>{
+           {"", "format 1, expected 2"}, {R"("format":3,)", "format 3, expected 2"}}) {
+    std::string changed = text;
+    changed.replace(changed.find(format), format.size(), other);
+    WriteTextFile(ledger, changed);
+    const std::string message =
+        ErrorOf(ErrorCode::kUnsupported, [&] { CheckpointWriter(Options("out", true), units_); });
+    EXPECT_NE(message.find(named), std::string::npos) << message;
+    EXPECT_EQ(ReadTextFile(ledger), changed);
+  }
+}
+
 TEST_F(CheckpointWriterTest, RefusesALedgerThatIsNone) {
   fs::create_directories(root_ / "out");
   std::ofstream(root_ / "out" / "nibble-resume.jsonl") << "[1, 2]\n";
