@@ -14,6 +14,7 @@
 #include "base/system.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/checkpoint_writer.h"
+#include "checkpoint/fingerprint.h"
 #include "quantize/layer_quantizer.h"
 #include "quantize/layer_work.h"
 #include "quantize/memory_plan.h"
@@ -36,6 +37,22 @@ constexpr char kRecipeName[] = "recipe.yaml";
 // quantized.
 constexpr double kMaxPerplexityRatio = 2;
 
+// What to do about a run that was started with other algebra (both are of GptqAlgebra::signature).
+std::string RemedyForAlgebra(const Json& theirs, const Json& ours) {
+  const auto instruction_set = [](const Json& signature) {
+    const std::string text = signature.is_string() ? signature.get<std::string>() : "";
+    return text.substr(0, text.find(':'));
+  };
+  const std::string wanted = instruction_set(theirs);
+  if (wanted == instruction_set(ours)) {
+    return "the sums of GPTQ differ between them: resume with the same library";
+  }
+  return fmt::format(
+      "the sums of GPTQ differ between them: set the environment variable "
+      "NIBBLE_INSTRUCTION_SET={}, resume on a machine that has it",
+      wanted);
+}
+
 Checkpoint OpenSource(const QuantizeOptions& options) {
   std::error_code ignored;
   if (fs::weakly_canonical(options.input, ignored) ==
@@ -50,20 +67,6 @@ Checkpoint OpenSource(const QuantizeOptions& options) {
                     ": is quantized already; quantize the original 16- or 32-bit checkpoint");
   }
   return source;
-}
-
-// Identifies the input without reading all of it: names, types, shapes and the first values of
-// every tensor, and the whole config.
-std::string Fingerprint(const Checkpoint& source) {
-  Sha256Hasher hasher;
-  const auto add = [&](const std::string& text) { hasher.Add(std::as_bytes(std::span(text))); };
-  add(source.config().raw.dump());
-  for (const std::string& name : source.names()) {
-    const TensorView view = source.Get(name);
-    add(fmt::format("{} {} {}\n", name, DTypeName(view.dtype()), view.shape().ToString()));
-    hasher.Add(view.bytes().first(std::min<size_t>(view.bytes().size(), 1024)));
-  }
-  return hasher.Finish();
 }
 
 }  // namespace
@@ -95,7 +98,7 @@ struct QuantizationRun::State {
   void WriteOuter(int64_t unit, CheckpointWriter& writer);
   void Publish(CheckpointWriter& writer);
   void Check(const CheckpointWriter& writer, QuantizeReport& report);
-  void Finish(CheckpointWriter& writer, QuantizeReport& report);
+  void Finish(CheckpointWriter& writer, const Json& job, QuantizeReport& report);
 
   const QuantizeOptions options;
   const Recipe recipe;
@@ -207,22 +210,25 @@ void QuantizationRun::State::MakePlan() {
 Json QuantizationRun::State::Job() const {
   Json ignore = Json::array();
   for (const ModulePattern& pattern : recipe.ignore) ignore.push_back(pattern.text());
-  return {{"input", Fingerprint(source)},
-          {"calibration", calibration.ids_sha256},
-          {"method", Name(recipe.method)},
-          {"bits", recipe.bits},
-          {"group_size", recipe.group_size},
-          {"symmetric", recipe.symmetric},
-          {"act_order", Name(recipe.act_order)},
-          {"observer", Name(recipe.observer)},
-          {"dampening", recipe.dampening},
-          {"block_size", recipe.block_size},
-          {"dead_columns", recipe.dead_columns == DeadColumns::kKeep ? "keep" : "zero"},
-          {"ignore", ignore},
-          {"calibrate_all_experts", options.calibrate_all_experts},
-          {"top_up_experts", options.top_up_experts},
-          {"max_shard_bytes", options.max_shard_bytes},
-          {"backend", options.backend}};
+  Json job = {{"input", SampleDigest(source)},
+              {"calibration", calibration.ids_sha256},
+              {"method", Name(recipe.method)},
+              {"bits", recipe.bits},
+              {"group_size", recipe.group_size},
+              {"symmetric", recipe.symmetric},
+              {"act_order", Name(recipe.act_order)},
+              {"observer", Name(recipe.observer)},
+              {"dampening", recipe.dampening},
+              {"block_size", recipe.block_size},
+              {"dead_columns", recipe.dead_columns == DeadColumns::kKeep ? "keep" : "zero"},
+              {"ignore", ignore},
+              {"calibrate_all_experts", options.calibrate_all_experts},
+              {"top_up_experts", options.top_up_experts},
+              {"max_shard_bytes", options.max_shard_bytes},
+              {"backend", options.backend}};
+  // Rounding needs no sums.
+  if (gptq()) job["algebra"] = backend->algebra().signature();
+  return job;
 }
 
 std::string QuantizationRun::State::DescribeToken(int64_t token) const {
@@ -247,11 +253,15 @@ QuantizeReport QuantizationRun::State::Run() {
   report.calibration_tokens = calibration.num_tokens;
   report.tokens_cut = calibration.num_tokens_uncut - calibration.num_tokens;
 
-  CheckpointWriter writer({.directory = options.output,
-                           .max_shard_bytes = options.max_shard_bytes,
-                           .job = Job(),
-                           .resume = options.resume},
-                          output.units());
+  const Json job = Job();
+  CheckpointWriter writer(
+      {.directory = options.output,
+       .max_shard_bytes = options.max_shard_bytes,
+       .job = job,
+       .remedies = {{"algebra",
+                     [&](const Json& theirs) { return RemedyForAlgebra(theirs, job["algebra"]); }}},
+       .resume = options.resume},
+      output.units());
   if (writer.num_done() > 0) {
     LogInfo("resume done={} of={} units", writer.num_done(), writer.num_units());
   }
@@ -315,7 +325,7 @@ QuantizeReport QuantizationRun::State::Run() {
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   report.cpu_seconds = CpuSeconds();
   report.peak_resident_bytes = PeakResidentBytes();
-  Finish(writer, report);
+  Finish(writer, job, report);
   return report;
 }
 
@@ -429,7 +439,8 @@ void QuantizationRun::State::Check(const CheckpointWriter& writer, QuantizeRepor
   }
 }
 
-void QuantizationRun::State::Finish(CheckpointWriter& writer, QuantizeReport& report) {
+void QuantizationRun::State::Finish(CheckpointWriter& writer, const Json& job,
+                                    QuantizeReport& report) {
   int64_t total = 0;
   for (const fs::directory_entry& entry : fs::directory_iterator(options.output)) {
     const std::string name = entry.path().filename().string();
@@ -445,7 +456,7 @@ void QuantizationRun::State::Finish(CheckpointWriter& writer, QuantizeReport& re
   }
   std::sort(report.files.begin(), report.files.end(),
             [](const WrittenFile& a, const WrittenFile& b) { return a.name < b.name; });
-  WriteTextFile(options.output / kReportName, ReportLines(report, Job()));
+  WriteTextFile(options.output / kReportName, ReportLines(report, job));
   writer.Complete();
 }
 
