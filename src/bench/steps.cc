@@ -113,4 +113,24 @@ StepReport BenchSteps(const StepBenchOptions& options) {
   return report;
 }
 
+LoadReport BenchLoad(const LoadBenchOptions& options) {
+  const StepShape first_token;
+  LoadReport report;
+  report.roofline = cpu::MeasureRoofline(options.backend, options.repeats, kRoofBytes);
+  report.roof_seconds = WorkOfStep(Checkpoint(options.directory), first_token, DType::kF32)
+                            .MinimumSeconds(report.roofline, options.backend.activation_bits);
+  report.seconds = cpu::MedianSeconds(options.repeats, [&] {
+    const Checkpoint checkpoint(options.directory);
+    const auto backend = MakeBackend("cpu", options.backend);
+    Mixtral model(checkpoint, *backend, 1);
+    KvCache kv = model.MakeKvCache(1);
+    std::vector<float> logits;
+    model.Forward(MakeBatch(model.config(), first_token, 0, 1, 1), kv, logits);
+    report.backend = backend->name();
+    report.packed = model.packed();
+    report.weight_bytes = model.weight_bytes();
+  });
+  return report;
+}
+
 }  // namespace nibble

@@ -59,4 +59,25 @@ struct StepBenchOptions {
 // prompts (each into the same pages).
 StepReport BenchSteps(const StepBenchOptions& options);
 
+struct LoadReport {
+  std::string backend;
+  cpu::Roofline roofline;
+  bool packed = false;       // the weights were mapped, rather than repacked
+  int64_t weight_bytes = 0;  // of the whole model
+  double seconds = 0;        // median
+  double roof_seconds = 0;   // of the first token's step
+
+  double share_of_roof() const { return roof_seconds / seconds; }
+};
+
+struct LoadBenchOptions {
+  std::string directory;
+  BackendOptions backend;
+  int repeats = 9;
+};
+
+// Times all of loading: opens the checkpoint, takes its weights, computes the logits of one token,
+// which touches mapped weights for the first time, and closes it. The files' pages are in memory.
+LoadReport BenchLoad(const LoadBenchOptions& options);
+
 }  // namespace nibble

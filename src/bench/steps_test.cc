@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "model/packed_weights.h"
 #include "tests/support/random_mixtral.h"
 #include "tests/support/temporary_directory.h"
 
@@ -89,6 +90,26 @@ TEST(BenchSteps, TimesStepsOfARealForward) {
     EXPECT_GT(report.share_of_roof(), 0.0);
     EXPECT_GT(report.bandwidth_share(), 0.0);
   }
+}
+
+TEST(BenchLoad, TellsMappedWeightsFromRepackedOnes) {
+  const testing::TemporaryDirectory directory;
+  testing::WriteRandomMixtral(Model(4), directory.path());
+  const LoadBenchOptions options{.directory = directory.path().string(),
+                                 .backend = {.threads = 1, .instruction_set = {}},
+                                 .repeats = 2};
+  const LoadReport repacked = BenchLoad(options);
+  EXPECT_FALSE(repacked.packed);
+  EXPECT_GT(repacked.seconds, 0.0);
+  EXPECT_GT(repacked.share_of_roof(), 0.0);
+
+  const auto backend = MakeBackend("cpu", options.backend);
+  WritePackedWeights(Checkpoint(directory.path()), *backend,
+                     directory.path() / PackedWeights::kFileName);
+  const LoadReport mapped = BenchLoad(options);
+  EXPECT_TRUE(mapped.packed);
+  EXPECT_GT(mapped.weight_bytes, 0);
+  EXPECT_EQ(mapped.weight_bytes, repacked.weight_bytes);
 }
 
 }  // namespace

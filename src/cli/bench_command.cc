@@ -2,6 +2,7 @@
 
 #include <memory>
 
+#include "base/progress.h"
 #include "base/system.h"
 #include "bench/gptq.h"
 #include "bench/kernels.h"
@@ -127,6 +128,29 @@ int BenchStepsCommand(const BenchOptions& options, const StepShape& shape) {
   return kExitSuccess;
 }
 
+int BenchLoadCommand(const BenchOptions& options) {
+  const LoadReport report = BenchLoad(
+      {.directory = options.model, .backend = options.backend(), .repeats = options.repeats});
+  if (options.json) {
+    Json document = MachineJson(report.backend, report.roofline);
+    document["packed"] = report.packed;
+    document["bytes"] = report.weight_bytes;
+    document["seconds"] = report.seconds;
+    document["roof_seconds"] = report.roof_seconds;
+    document["share_of_roof"] = report.share_of_roof();
+    PrintJson(document);
+    return kExitSuccess;
+  }
+  PrintMachine(report.backend, report.roofline);
+  TextTable table({"load to the first token", "weights", "ms", "roof ms", "of roof"});
+  table.AddRow({report.packed ? "packed weights" : "weights repacked",
+                FormatBytes(report.weight_bytes), fmt::format("{:.3f}", report.seconds * 1e3),
+                fmt::format("{:.3f}", report.roof_seconds * 1e3),
+                fmt::format("{:.0f}%", 100 * report.share_of_roof())});
+  fmt::print("{}", table.ToString());
+  return kExitSuccess;
+}
+
 void AddCommonOptions(CLI::App& command, BenchOptions& options) {
   command.add_option("--threads", options.device.threads, "Threads; 0: all CPUs")
       ->check(CLI::Range(0, 1024))
@@ -189,6 +213,12 @@ void AddBenchCommand(CLI::App& app, RunCommand& run) {
   prefill->callback([options, &run] {
     run = [options] { return BenchStepsCommand(*options, {.tokens = options->tokens}); };
   });
+
+  CLI::App* load = AddSubcommand(*bench, "load", "A model, from opening it to its first token",
+                                 "nibble bench load mixtral-w4a16");
+  load->add_option("model", options->model, "Checkpoint directory")->required();
+  AddCommonOptions(*load, *options);
+  load->callback([options, &run] { run = [options] { return BenchLoadCommand(*options); }; });
 }
 
 }  // namespace nibble
