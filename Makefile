@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test quick install dev tsan clang fuzz cuda tidy format setup setup-test setup-cuda
+.PHONY: help build demo test quick install dev tsan clang fuzz cuda bench-check tidy format setup setup-test setup-cuda
 
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
@@ -34,6 +34,10 @@ dev tsan clang fuzz: setup-test  ## Build and test that preset alone (FUZZ_SECON
 cuda: setup-cuda build/cuda/build.ninja  ## Compile the GPU kernels (no GPU needed), check their budget, run their host tests
 	cmake --build --preset cuda
 	ctest --preset cuda --no-tests=error | tail -n 3
+
+bench-check: setup build/release/build.ninja  ## Speed beside the last figures (UPDATE=1 records) or beside AGAINST=PROGRAM
+	cmake --build --preset release --target nibble make_synthetic_mixtral
+	tools/bench_check.py $(if $(UPDATE),--update) $(if $(AGAINST),--against "$(AGAINST)") $(BENCH_FLAGS)
 
 tidy: setup-test  ## clang-tidy over src, tools and fuzz
 	cmake --preset dev -B build/tidy -DCMAKE_UNITY_BUILD=OFF >/dev/null
