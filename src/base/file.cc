@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/current_error.h"
 #include "base/math.h"
 #include "nibble/error.h"
 
@@ -24,17 +25,10 @@ namespace {
 
 // The error for a system call that failed on the file called `name` with `code` (an errno value).
 Error SystemError(const std::string& name, std::string_view action, int code) {
-  ErrorCode kind = ErrorCode::kIo;
-  const char* hint = "";
-  if (code == ENOENT) {
-    kind = ErrorCode::kNotFound;
-  } else if (code == ENOSPC || code == EDQUOT || code == EFBIG) {
-    kind = ErrorCode::kResourceExhausted;
-    hint = "; free some space or choose another disk";
-  } else if (code == ENOMEM || code == EMFILE || code == ENFILE) {
-    kind = ErrorCode::kResourceExhausted;
-  }
-  return Error(kind, fmt::format("{}: cannot {}: {}{}", name, action, std::strerror(code), hint));
+  const bool full = code == ENOSPC || code == EDQUOT || code == EFBIG;
+  return Error(CodeOfErrno(code),
+               fmt::format("{}: cannot {}: {}{}", name, action, std::strerror(code),
+                           full ? "; free some space or choose another disk" : ""));
 }
 
 // Whether this is what git leaves where it did not fetch the file itself: a few lines that name it.

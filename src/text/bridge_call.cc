@@ -1,5 +1,6 @@
 #include "text/bridge_call.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -24,8 +25,9 @@ constexpr size_t kMaxMessageBytes = 500;  // some libraries quote the whole docu
 Error BridgeError(const std::string& what, std::string_view thrown) {
   for (const auto& [word, code] : kKinds) {
     if (!thrown.starts_with(word)) continue;
-    const std::string_view reason = Utf8Prefix(thrown.substr(word.size()), kMaxMessageBytes);
-    return Error(code, what + ": " + std::string(reason));
+    std::string reason(Utf8Prefix(thrown.substr(word.size()), kMaxMessageBytes));
+    std::replace(reason.begin(), reason.end(), '`', '"');  // in ours they mark fields of options
+    return Error(code, what + ": " + reason);
   }
   return Error(ErrorCode::kInternal, what + ": " + std::string(thrown));
 }

@@ -29,6 +29,22 @@ TEST(BridgeCall, TurnsTheKindOfFailureIntoACode) {
             std::pair(ErrorCode::kInternal, std::string("a.json: something else")));
 }
 
+TEST(BridgeCall, TextThatRustCannotTakeIsBadData) {
+  try {
+    BridgeCall("a.txt",
+               []() -> int { throw std::invalid_argument("data for rust::Str is not utf-8"); });
+    ADD_FAILURE() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kInvalidData);
+    EXPECT_STREQ(error.what(), "a.txt: not valid UTF-8");
+  }
+}
+
+TEST(BridgeCall, LeavesBackquotesToOurOwnMessages) {
+  EXPECT_STREQ(BridgeError("a.json", "data:missing field `text`").what(),
+               "a.json: missing field \"text\"");
+}
+
 TEST(BridgeCall, ShortensLongMessagesBetweenCharacters) {
   std::string thrown = "data:";
   for (int i = 0; i < 1000; ++i) thrown += "é";

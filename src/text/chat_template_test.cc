@@ -83,6 +83,13 @@ TEST(ChatTemplate, AnErrorSaysWhatAndWhere) {
               HasSubstr("not valid UTF-8"));
 }
 
+TEST(ChatTemplate, BytesThatAreNotUtf8AreBadDataNotABug) {
+  const testing::TemporaryDirectory temporary;
+  WriteTextFile(temporary.path() / "chat_template.jinja", "\xff");
+  EXPECT_THAT(MessageOf(ErrorCode::kInvalidData, [&] { ChatTemplate::Load(temporary.path()); }),
+              HasSubstr("chat_template.jinja: not valid UTF-8"));
+}
+
 TEST(ChatTemplate, EndlessLoopsEnd) {
   const auto start = std::chrono::steady_clock::now();
   const std::string loop =
