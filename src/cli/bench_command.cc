@@ -42,9 +42,9 @@ Json MachineJson(const std::string& backend, const cpu::Roofline& roofline) {
 }
 
 void PrintMachine(const std::string& backend, const cpu::Roofline& roofline) {
-  fmt::print("{}; {}\nroof: read {:.1f} GB/s, float {:.0f} GFLOP/s, byte dot {:.0f} GOP/s\n\n",
-             CpuModelName(), backend, roofline.read_bytes_per_second / 1e9,
-             roofline.float_flops_per_second / 1e9, roofline.byte_dot_ops_per_second / 1e9);
+  Print("{}; {}\nroof: read {:.1f} GB/s, float {:.0f} GFLOP/s, byte dot {:.0f} GOP/s\n\n",
+        CpuModelName(), backend, roofline.read_bytes_per_second / 1e9,
+        roofline.float_flops_per_second / 1e9, roofline.byte_dot_ops_per_second / 1e9);
 }
 
 int PrintKernels(const KernelReport& report, bool json) {
@@ -69,7 +69,7 @@ int PrintKernels(const KernelReport& report, bool json) {
                   fmt::format("{:.0f}%", 100 * figure.share_of_roof()),
                   fmt::format("{:.3f}", figure.seconds * 1e3)});
   }
-  fmt::print("{}", table.ToString());
+  PrintText(table.ToString());
   return kExitSuccess;
 }
 
@@ -124,7 +124,7 @@ int BenchStepsCommand(const BenchOptions& options, const StepShape& shape) {
                 fmt::format("{:.0f}%", 100 * report.share_of_roof()),
                 fmt::format("{:.1f}", report.read_bytes_per_second() / 1e9),
                 fmt::format("{:.0f}%", 100 * report.bandwidth_share())});
-  fmt::print("{}", table.ToString());
+  PrintText(table.ToString());
   return kExitSuccess;
 }
 
@@ -152,15 +152,11 @@ int BenchLoadCommand(const BenchOptions& options) {
 }
 
 void AddCommonOptions(CLI::App& command, BenchOptions& options) {
-  command.add_option("--threads", options.device.threads, "Threads; 0: all CPUs")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
+  AddThreadsOption(command, options.device.threads);
   AddActivationsOption(command, options.device);
-  command.add_option("--repeats", options.repeats, "Measurements; the median counts")
-      ->check(CLI::Range(7, 1000))
-      ->capture_default_str();
-  command.add_option("--instruction-set", options.instruction_set,
-                     "amx, avx512, avxvnni, avx2 or portable; default: the best this machine has");
+  AddNumber(command, "--repeats", options.repeats, "Measurements; the median counts", {7, 1000});
+  AddText(command, "--instruction-set", options.instruction_set,
+          "amx, avx512, avxvnni, avx2 or portable; default: the best this machine has");
   AddJsonFlag(command, options.json);
 }
 
@@ -174,8 +170,8 @@ void AddBenchCommand(CLI::App& app, RunCommand& run) {
   auto options = std::make_shared<BenchOptions>();
   CLI::App* kernels = AddSubcommand(*bench, "kernels", "Every kernel of the cpu backend",
                                     "nibble bench kernels --instruction-set avx2 --json");
-  kernels->add_option("--filter", options->filter,
-                      "Only kernels whose name has this part, such as \"decode attention\"");
+  AddText(*kernels, "--filter", options->filter,
+          "Only kernels whose name has this part, such as \"decode attention\"");
   AddCommonOptions(*kernels, *options);
   kernels->callback([options, &run] { run = [options] { return BenchKernelsCommand(*options); }; });
 
@@ -186,13 +182,11 @@ void AddBenchCommand(CLI::App& app, RunCommand& run) {
 
   CLI::App* decode = AddSubcommand(*bench, "decode", "One token at a time of each sequence",
                                    "nibble bench decode mixtral-w4a16 --context 512");
-  decode->add_option("model", options->model, "Checkpoint directory")->required();
-  decode->add_option("--context", options->context, "Tokens before the first one measured")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  decode->add_option("--sequences", options->sequences, "Sequences that decode together")
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
+  AddPath(*decode, "model", options->model, "Checkpoint directory")->required();
+  AddNumber(*decode, "--context", options->context, "Tokens before the first one measured",
+            {0, int64_t{1} << 30});
+  AddNumber(*decode, "--sequences", options->sequences, "Sequences that decode together",
+            {1, 1024});
   AddKvCacheOption(*decode, options->kv_cache_dtype);
   AddCommonOptions(*decode, *options);
   decode->callback([options, &run] {
@@ -204,10 +198,8 @@ void AddBenchCommand(CLI::App& app, RunCommand& run) {
 
   CLI::App* prefill = AddSubcommand(*bench, "prefill", "One prompt in one step",
                                     "nibble bench prefill mixtral-w4a16 --tokens 512");
-  prefill->add_option("model", options->model, "Checkpoint directory")->required();
-  prefill->add_option("--tokens", options->tokens, "Length of the prompt")
-      ->check(CLI::Range(2, 65536))
-      ->capture_default_str();
+  AddPath(*prefill, "model", options->model, "Checkpoint directory")->required();
+  AddNumber(*prefill, "--tokens", options->tokens, "Length of the prompt", {2, 65536});
   AddKvCacheOption(*prefill, options->kv_cache_dtype);
   AddCommonOptions(*prefill, *options);
   prefill->callback([options, &run] {

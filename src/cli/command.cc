@@ -1,16 +1,8 @@
 #include "cli/command.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <cctype>
-#include <charconv>
-#include <cstdio>
-#include <limits>
-#include <utility>
-
-#include "base/check.h"
-#include "nibble/error.h"
+#include <string>
+#include <vector>
 
 namespace nibble {
 
@@ -20,6 +12,22 @@ namespace {
 std::string CheckBackendName(std::string& name) {
   if (name == "cuda" || name.starts_with("cuda:")) return "";
   return CLI::IsMember({"cpu", "reference"})(name);
+}
+
+// The subcommand of that name, or `command` itself.
+const CLI::App* FindSubcommand(const CLI::App& command, const std::string& name) {
+  const auto found =
+      command.get_subcommands([&](const CLI::App* other) { return other->get_name() == name; });
+  return found.empty() ? &command : found.front();
+}
+
+// The flag that fills a field of the library's options: called the same, with few exceptions.
+std::string FlagOfField(std::string field) {
+  if (field == "act_order") return "--actorder";
+  if (field == "memory_bytes") return "--memory";
+  if (field == "max_shard_bytes") return "--max-shard-size";
+  std::replace(field.begin(), field.end(), '_', '-');
+  return "--" + field;
 }
 
 }  // namespace
@@ -35,9 +43,11 @@ void AddDeviceOptions(CLI::App& command, DeviceOptions& options) {
   command.add_option("--backend", options.backend, "Where to compute; reference is slow and exact")
       ->check(CLI::Validator(CheckBackendName, "{cpu,reference}"))
       ->capture_default_str();
-  command.add_option("--threads", options.threads, "Threads to compute with (0: all CPUs)")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
+  AddThreadsOption(command, options.threads);
+}
+
+void AddThreadsOption(CLI::App& command, int& threads) {
+  AddNumber(command, "--threads", threads, "Threads to compute with (0: all CPUs)", {0, 1024});
 }
 
 void AddKvCacheOption(CLI::App& command, std::string& name) {
@@ -66,74 +76,62 @@ void AddJsonFlag(CLI::App& command, bool& json) {
   command.add_flag("--json", json, "Print one JSON document instead of text");
 }
 
-int64_t ParseByteSize(const std::string& text, const std::string& flag) {
-  static constexpr std::pair<const char*, double> kUnits[] = {
-      {"", 1},         {"b", 1},        {"k", 1e3},      {"kb", 1e3},    {"m", 1e6},
-      {"mb", 1e6},     {"g", 1e9},      {"gb", 1e9},     {"t", 1e12},    {"tb", 1e12},
-      {"kib", 0x1p10}, {"mib", 0x1p20}, {"gib", 0x1p30}, {"tib", 0x1p40}};
-  double value = 0;
-  const char* end = text.data() + text.size();
-  const auto [rest, status] = std::from_chars(text.data(), end, value);
-  std::string unit(rest, end);
-  std::transform(unit.begin(), unit.end(), unit.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  const auto* match = std::find_if(std::begin(kUnits), std::end(kUnits),
-                                   [&](const auto& entry) { return unit == entry.first; });
-  constexpr double kLargest = 0x1p62;
-  if (status != std::errc() || match == std::end(kUnits) || !(value > 0) ||
-      value * match->second > kLargest) {
-    throw Error(
-        ErrorCode::kInvalidArgument,
-        fmt::format("{}: expected a size such as 8GB, 512MiB or 4096, found \"{}\"", flag, text));
-  }
-  return static_cast<int64_t>(value * match->second);
-}
-
-void PrintJson(const Json& document) {
-  const std::string text = document.dump(2);
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fputc('\n', stdout);
-}
-
-TextTable::TextTable(std::vector<std::string> headings) { rows_.push_back(std::move(headings)); }
-
-void TextTable::AddRow(std::vector<std::string> cells) {
-  NIBBLE_CHECK(cells.size() == rows_.front().size());
-  rows_.push_back(std::move(cells));
-}
-
-std::string TextTable::ToString() const {
-  const auto is_number = [](const std::string& cell) {
-    return cell == "-" ||
-           (!cell.empty() && (std::isdigit(static_cast<unsigned char>(cell[0])) != 0 ||
-                              cell[0] == '-' || cell[0] == '+'));
-  };
-  const size_t columns = rows_.front().size();
-  std::vector<size_t> widths(columns, 0);
-  std::vector<bool> numeric(columns, rows_.size() > 1);
-  for (size_t r = 0; r < rows_.size(); ++r) {
-    for (size_t c = 0; c < columns; ++c) {
-      widths[c] = std::max(widths[c], rows_[r][c].size());
-      if (r > 0 && !is_number(rows_[r][c])) numeric[c] = false;
+std::vector<std::string> CommandLine(const CLI::App& app, int argc, const char* const* argv) {
+  const CLI::App* command = &app;
+  bool is_value = false;     // of the flag before
+  bool only_values = false;  // after "--"
+  std::vector<std::string> words;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    words.push_back(word);
+    if (is_value || only_values || !word.starts_with("--")) {
+      if (!is_value) command = FindSubcommand(*command, word);
+      is_value = false;
+      continue;
+    }
+    only_values = word == "--";
+    const size_t equals = word.find('=');
+    const CLI::Option* option = command->get_option_no_throw(word.substr(0, equals));
+    const bool takes_value = option != nullptr && option->get_items_expected_max() > 0;
+    is_value = takes_value && equals == std::string::npos;
+    if (takes_value && equals + 1 == word.size()) {
+      words.back().pop_back();
+      words.emplace_back();
     }
   }
+  std::reverse(words.begin(), words.end());
+  return words;
+}
+
+const CLI::App& ChosenCommand(const CLI::App& app) {
+  const std::vector<CLI::App*> parsed = app.get_subcommands();
+  return parsed.empty() ? app : ChosenCommand(*parsed.back());
+}
+
+std::string WithFlags(const std::string& message, const CLI::App& command) {
   std::string text;
-  for (size_t r = 0; r < rows_.size(); ++r) {
-    std::string line;
-    for (size_t c = 0; c < columns; ++c) {
-      if (c > 0) line += "  ";
-      line += numeric[c] ? fmt::format("{:>{}}", rows_[r][c], widths[c])
-                         : fmt::format("{:<{}}", rows_[r][c], widths[c]);
-    }
-    line.erase(line.find_last_not_of(' ') + 1);
-    text += line + "\n";
-    if (r == 0) {
-      for (size_t c = 0; c < columns; ++c)
-        text += (c > 0 ? "  " : "") + std::string(widths[c], '-');
-      text += "\n";
-    }
+  size_t done = 0;
+  for (size_t open = 0; (open = message.find('`', done)) != std::string::npos;) {
+    const size_t close = message.find('`', open + 1);
+    if (close == std::string::npos) break;
+    const std::string flag = FlagOfField(message.substr(open + 1, close - open - 1));
+    const bool known = command.get_option_no_throw(flag) != nullptr;
+    text += message.substr(done, (known ? open : close) - done) + (known ? flag : "");
+    done = known ? close + 1 : close;
   }
-  return text;
+  return text + message.substr(done);
+}
+
+void AddCommands(CLI::App& app, RunCommand& run) {
+  AddQuantizeCommand(app, run);
+  AddGenerateCommand(app, run);
+  AddPerplexityCommand(app, run);
+  AddLogitsCommand(app, run);
+  AddInspectCommand(app, run);
+  AddPackCommand(app, run);
+  AddVerifyCommand(app, run);
+  AddBenchCommand(app, run);
+  AddCompletionCommand(app, run);
 }
 
 }  // namespace nibble

@@ -6,7 +6,8 @@
 #include <vector>
 
 #include "backend/make_backend.h"
-#include "base/json.h"
+#include "cli/flags.h"
+#include "cli/output.h"
 #include "tensor/dtype.h"
 
 // How a command joins the program: AddFooCommand(app, run) declares the subcommand with its flags
@@ -16,11 +17,12 @@
 //   void AddFooCommand(CLI::App& app, RunCommand& run) {
 //     auto options = std::make_shared<FooOptions>();
 //     CLI::App* command = AddSubcommand(app, "foo", "One line", "nibble foo MODEL --bar 3");
-//     command->add_option("model", options->model, "Checkpoint directory")->required();
+//     AddPath(*command, "model", options->model, "Checkpoint directory")->required();
 //     command->callback([options, &run] { run = [options] { return RunFoo(*options); }; });
 //   }
 //
-// stdout carries results (text, or one JSON document under --json); logs and progress go to stderr.
+// stdout carries results (text, or one JSON document under --json), by output.h alone; logs and
+// progress go to stderr.
 namespace nibble {
 
 // Returns the exit status; throws Error for anything that goes wrong.
@@ -55,30 +57,27 @@ struct DeviceOptions {
   }
 };
 void AddDeviceOptions(CLI::App& command, DeviceOptions& options);
+void AddThreadsOption(CLI::App& command, int& threads);
 void AddActivationsOption(CLI::App& command, DeviceOptions& options);
 void AddJsonFlag(CLI::App& command, bool& json);
 // --kv-cache-dtype, and what its value means.
 void AddKvCacheOption(CLI::App& command, std::string& name);
 DType KvCacheType(const std::string& name);
 
-// Parses "8GB", "512MiB", "4096": decimal and binary units. Throws kInvalidArgument naming `flag`.
-int64_t ParseByteSize(const std::string& text, const std::string& flag);
+// The words of a command line, as app.parse takes them: last first. CLI11 would read "--name=" as
+// "--name" and take the next word for its value; here the value is the empty text.
+std::vector<std::string> CommandLine(const CLI::App& app, int argc, const char* const* argv);
 
-// The document on stdout, indented, with a final newline.
-void PrintJson(const Json& document);
+// The command whose words were parsed last: `app` itself if there was none.
+const CLI::App& ChosenCommand(const CLI::App& app);
 
-// A table for people: columns padded, columns of numbers right-aligned.
-class TextTable {
- public:
-  explicit TextTable(std::vector<std::string> headings);
-  void AddRow(std::vector<std::string> cells);  // as many cells as headings
-  std::string ToString() const;
+// A message of the library in the words of the command line: fields of options, which the library
+// puts in backquotes (`max_seq_len`), become the flags of `command` (--max-seq-len).
+std::string WithFlags(const std::string& message, const CLI::App& command);
 
- private:
-  std::vector<std::vector<std::string>> rows_;  // headings first
-};
+// Every command, in the order of --help.
+void AddCommands(CLI::App& app, RunCommand& run);
 
-// The commands, in the order of --help.
 void AddQuantizeCommand(CLI::App& app, RunCommand& run);
 void AddGenerateCommand(CLI::App& app, RunCommand& run);
 void AddPerplexityCommand(CLI::App& app, RunCommand& run);

@@ -1,6 +1,5 @@
 #include <fmt/format.h>
 
-#include <cstdio>
 #include <memory>
 
 #include "cli/command.h"
@@ -111,7 +110,7 @@ void AddCompletionCommand(CLI::App& app, RunCommand& run) {
       const std::string script = *shell == "bash"  ? Bash(root, commands)
                                  : *shell == "zsh" ? Zsh(commands)
                                                    : Fish(commands);
-      std::fwrite(script.data(), 1, script.size(), stdout);
+      PrintText(script);
       return kExitSuccess;
     };
   });

@@ -6,7 +6,6 @@
 #include <iostream>
 #include <memory>
 #include <optional>
-#include <string_view>
 
 #include "base/log.h"
 #include "cli/loaded_model.h"
@@ -53,19 +52,15 @@ std::vector<std::string> ReadPrompts(const std::string& path) {
   return prompts;
 }
 
-void Write(std::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
-}
-
 // Prints answers as they come, in the order of the requests: the first unfinished one streams,
-// those behind it wait.
+// those behind it wait. Ends the run where they cannot be printed: FlushOutput throws.
 class Streamer {
  public:
   explicit Streamer(std::vector<std::string> heads) : heads_(std::move(heads)) {
     texts_.resize(heads_.size());
     finished_.resize(heads_.size());
-    Write(heads_.front());
+    PrintText(heads_.front());
+    FlushOutput();
   }
 
   void Add(const GenerationEvent& event) {
@@ -74,11 +69,12 @@ class Streamer {
       texts_[event.request] += event.delta;
       return;
     }
-    Write(event.delta);
+    PrintText(event.delta);
     while (current_ < heads_.size() && finished_[current_]) {
-      Write("\n");
-      if (++current_ < heads_.size()) Write(heads_[current_] + texts_[current_]);
+      PrintText("\n");
+      if (++current_ < heads_.size()) PrintText(heads_[current_] + texts_[current_]);
     }
+    FlushOutput();
   }
 
  private:
@@ -285,53 +281,38 @@ void AddGenerateCommand(CLI::App& app, RunCommand& run) {
   CLI::App* command = AddSubcommand(app, "generate", "Continue prompts, or chat",
                                     "nibble generate demo/tinymix --prompt \"Once upon a time\" "
                                     "--max-tokens 64 --temperature 0.8 --seed 7");
-  command->add_option("model", options->model, "Checkpoint directory, dense or quantized")
+  AddPath(*command, "model", options->model, "Checkpoint directory, dense or quantized")
       ->required();
   CLI::Option* prompt =
-      command->add_option("--prompt", options->prompts, "Text to continue; may be given again");
-  CLI::Option* file =
-      command->add_option("--prompts", options->prompts_file,
-                          "File of prompts: one a line, or JSON lines with \"prompt\"");
+      AddTexts(*command, "--prompt", options->prompts, "Text to continue; may be given again");
+  CLI::Option* file = AddPath(*command, "--prompts", options->prompts_file,
+                              "File of prompts: one a line, or JSON lines with \"prompt\"");
   CLI::Option* chat = command->add_flag("--chat", options->chat,
                                         "Take turns from standard input through the chat template");
-  CLI::Option* messages = command->add_option(
-      "--messages", options->messages_file,
-      "JSON file: a list of messages (role, content) to answer through the chat template");
+  CLI::Option* messages =
+      AddPath(*command, "--messages", options->messages_file,
+              "JSON file: a list of messages (role, content) to answer through the chat template");
   prompt->excludes(file)->excludes(chat)->excludes(messages);
   file->excludes(chat)->excludes(messages);
   chat->excludes(messages);
-  command->add_option("--system", options->system, "System message of a chat")->needs(chat);
-  command->add_option("--max-tokens", sampling.max_tokens, "Tokens to generate at most")
-      ->capture_default_str();
-  command->add_option("--min-tokens", sampling.min_tokens, "Tokens before an end is allowed")
-      ->capture_default_str();
-  command->add_option("--temperature", sampling.temperature, "0: always the most probable token")
-      ->capture_default_str();
-  command
-      ->add_option("--top-p", sampling.top_p,
-                   "Keep the most probable tokens that make up this share")
-      ->capture_default_str();
-  command->add_option("--top-k", sampling.top_k, "Keep the k most probable tokens (0: all)")
-      ->capture_default_str();
-  command
-      ->add_option("--min-p", sampling.min_p,
-                   "Drop tokens below this share of the most probable one")
-      ->capture_default_str();
-  command
-      ->add_option("--repetition-penalty", sampling.repetition_penalty,
-                   "Above 1: less of what prompt and output hold")
-      ->capture_default_str();
-  command
-      ->add_option("--presence-penalty", sampling.presence_penalty,
-                   "Taken from logits of tokens in the output")
-      ->capture_default_str();
-  command
-      ->add_option("--frequency-penalty", sampling.frequency_penalty,
-                   "The same, for each time they occur")
-      ->capture_default_str();
-  command->add_option("--stop", sampling.stop, "Text that ends the output; may be given again");
+  AddText(*command, "--system", options->system, "System message of a chat")->needs(chat);
+  AddNumber(*command, "--max-tokens", sampling.max_tokens, "Tokens to generate at most");
+  AddNumber(*command, "--min-tokens", sampling.min_tokens, "Tokens before an end is allowed");
+  AddNumber(*command, "--temperature", sampling.temperature, "0: always the most probable token");
+  AddNumber(*command, "--top-p", sampling.top_p,
+            "Keep the most probable tokens that make up this share");
+  AddNumber(*command, "--top-k", sampling.top_k, "Keep the k most probable tokens (0: all)");
+  AddNumber(*command, "--min-p", sampling.min_p,
+            "Drop tokens below this share of the most probable one");
+  AddNumber(*command, "--repetition-penalty", sampling.repetition_penalty,
+            "Above 1: less of what prompt and output hold");
+  AddNumber(*command, "--presence-penalty", sampling.presence_penalty,
+            "Taken from logits of tokens in the output");
+  AddNumber(*command, "--frequency-penalty", sampling.frequency_penalty,
+            "The same, for each time they occur");
+  AddTexts(*command, "--stop", sampling.stop, "Text that ends the output; may be given again");
   command->add_flag("--ignore-eos", sampling.ignore_eos, "Go on after an end-of-sequence token");
-  command->add_option("--seed", options->seed, "Of the random draws")->capture_default_str();
+  AddNumber(*command, "--seed", options->seed, "Of the random draws");
   AddKvCacheOption(*command, options->kv_cache_dtype);
   AddDeviceOptions(*command, options->device);
   AddActivationsOption(*command, options->device);

@@ -1,6 +1,5 @@
 #include <fmt/format.h>
 
-#include <cstdio>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -83,7 +82,7 @@ void PrintTensors(const Json& tensors) {
     table.AddRow({tensor["name"].get<std::string>(), tensor["dtype"].get<std::string>(),
                   tensor["shape"].dump(), std::to_string(tensor["bytes"].get<int64_t>())});
   }
-  fmt::print("{}", table.ToString());
+  PrintText(table.ToString());
 }
 
 int InspectFile(const InspectOptions& options) {
@@ -104,8 +103,8 @@ int InspectFile(const InspectOptions& options) {
                {"tensors", tensors}});
   } else {
     PrintTensors(tensors);
-    fmt::print("{} tensors, {}\n", header.entries.size(),
-               FormatBytes(static_cast<int64_t>(file.bytes().size())));
+    Print("{} tensors, {}\n", header.entries.size(),
+          FormatBytes(static_cast<int64_t>(file.bytes().size())));
   }
   return kExitSuccess;
 }
@@ -162,13 +161,12 @@ int InspectModel(const InspectOptions& options) {
     PrintJson(document);
     return kExitSuccess;
   }
-  fmt::print("{}: {}, {} layers of width {}, {} experts of {} ({} a token), {}/{} heads of {}\n",
-             options.path, family.title, config.num_layers, config.hidden_size, config.num_experts,
-             config.intermediate_size, config.num_experts_per_token, config.num_heads,
-             config.num_kv_heads, config.head_dim);
-  fmt::print("{} parameters, vocabulary {}, {}; {} tensors in {} shards\n\n",
-             config.num_parameters(), config.vocab_size, scheme, checkpoint.names().size(),
-             checkpoint.num_shards());
+  Print("{}: {}, {} layers of width {}, {} experts of {} ({} a token), {}/{} heads of {}\n",
+        options.path, family.title, config.num_layers, config.hidden_size, config.num_experts,
+        config.intermediate_size, config.num_experts_per_token, config.num_heads,
+        config.num_kv_heads, config.head_dim);
+  Print("{} parameters, vocabulary {}, {}; {} tensors in {} shards\n\n", config.num_parameters(),
+        config.vocab_size, scheme, checkpoint.names().size(), checkpoint.num_shards());
   TextTable table({"kind", "tensors", "bytes", "size"});
   for (const auto& [kind, size] : sizes) {
     table.AddRow(
@@ -176,9 +174,9 @@ int InspectModel(const InspectOptions& options) {
   }
   table.AddRow({"all", std::to_string(checkpoint.names().size()),
                 std::to_string(checkpoint.total_bytes()), FormatBytes(checkpoint.total_bytes())});
-  fmt::print("{}", table.ToString());
+  PrintText(table.ToString());
   if (options.tensors) {
-    fmt::print("\n");
+    PrintText("\n");
     PrintTensors(tensors);
   }
   return kExitSuccess;
@@ -190,7 +188,7 @@ void AddInspectCommand(CLI::App& app, RunCommand& run) {
   auto options = std::make_shared<InspectOptions>();
   CLI::App* command = AddSubcommand(app, "inspect", "Describe a checkpoint or a safetensors file",
                                     "nibble inspect mixtral-w4a16 --tensors");
-  command->add_option("path", options->path, "Checkpoint directory or .safetensors file")
+  AddPath(*command, "path", options->path, "Checkpoint directory or .safetensors file")
       ->required()
       ->check(CLI::ExistingPath);
   command->add_flag("--tensors", options->tensors, "List every tensor of a checkpoint");

@@ -89,7 +89,7 @@ int RunLogits(const LogitsOptions& options) {
                {"tokens", total},
                {"vocab_size", vocab}});
   } else {
-    fmt::print("{}: logits of {} tokens in {} sequences\n", options.out, total, sequences.size());
+    Print("{}: logits of {} tokens in {} sequences\n", options.out, total, sequences.size());
   }
   return kExitSuccess;
 }
@@ -101,15 +101,13 @@ void AddLogitsCommand(CLI::App& app, RunCommand& run) {
   CLI::App* command =
       AddSubcommand(app, "logits", "Write the logits of token sequences, to compare engines",
                     "nibble logits demo/tinymix --tokens ids.json --out logits.safetensors");
-  command->add_option("model", options->model, "Checkpoint directory, dense or quantized")
+  AddPath(*command, "model", options->model, "Checkpoint directory, dense or quantized")
       ->required();
-  command
-      ->add_option("--tokens", options->tokens,
-                   "JSON: a list of token id lists, or an object of them")
+  AddPath(*command, "--tokens", options->tokens,
+          "JSON: a list of token id lists, or an object of them")
       ->required();
-  command
-      ->add_option("--out", options->out,
-                   "safetensors file: one float32 tensor [tokens, vocabulary] a sequence")
+  AddPath(*command, "--out", options->out,
+          "safetensors file: one float32 tensor [tokens, vocabulary] a sequence")
       ->required();
   AddKvCacheOption(*command, options->kv_cache_dtype);
   AddDeviceOptions(*command, options->device);

@@ -1,9 +1,7 @@
-#include <fmt/format.h>
-
 #include <cstdio>
-#include <exception>
-#include <new>
+#include <sstream>
 
+#include "base/current_error.h"
 #include "base/interrupt.h"
 #include "base/log.h"
 #include "cli/command.h"
@@ -32,7 +30,39 @@ int ExitStatusOf(ErrorCode code) {
   return kExitInternal;
 }
 
-int Main(int argc, char** argv) {
+LogLevel LevelOf(const std::string& name) {
+  return name == "debug"     ? LogLevel::kDebug
+         : name == "info"    ? LogLevel::kInfo
+         : name == "warning" ? LogLevel::kWarning
+         : name == "error"   ? LogLevel::kError
+                             : LogLevel::kOff;
+}
+
+// "nibble bench decode"
+std::string FullName(const CLI::App& command) {
+  const CLI::App* parent = command.get_parent();
+  return (parent == nullptr ? "" : FullName(*parent) + " ") + command.get_name();
+}
+
+// Parses the command line. Returns false where it asked for nothing but help or the version, which
+// are printed. Throws Error.
+bool Parse(CLI::App& app, int argc, const char* const* argv) {
+  try {
+    app.parse(CommandLine(app, argc, argv));
+    return true;
+  } catch (const CLI::Success& asked) {  // so CLI11 calls --help and --version
+    std::ostringstream text;
+    app.exit(asked, text, text);
+    PrintText(text.str());
+    return false;
+  } catch (const CLI::ParseError& mistake) {
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("{}; {} --help explains", mistake.what(),
+                                                         FullName(ChosenCommand(app))));
+  }
+}
+
+int Main(int argc, const char* const* argv) {
+  OpenStandardStreams();
   CLI::App app("nibble: INT4 mixture-of-experts models, quantized, run and measured natively",
                "nibble");
   app.set_version_flag("--version", "nibble " NIBBLE_VERSION);
@@ -44,44 +74,23 @@ int Main(int argc, char** argv) {
   app.add_option("--log-level", log_level, "How much to tell on stderr")
       ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}))
       ->capture_default_str();
-
   RunCommand run;
-  AddQuantizeCommand(app, run);
-  AddGenerateCommand(app, run);
-  AddPerplexityCommand(app, run);
-  AddLogitsCommand(app, run);
-  AddInspectCommand(app, run);
-  AddPackCommand(app, run);
-  AddVerifyCommand(app, run);
-  AddBenchCommand(app, run);
-  AddCompletionCommand(app, run);
+  AddCommands(app, run);
 
   try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    // CLI11 prints help and versions to stdout with status 0, mistakes to stderr.
-    return app.exit(error) == 0 ? kExitSuccess : kExitUsage;
-  }
-  SetLogLevel(log_level == "debug"     ? LogLevel::kDebug
-              : log_level == "info"    ? LogLevel::kInfo
-              : log_level == "warning" ? LogLevel::kWarning
-              : log_level == "error"   ? LogLevel::kError
-                                       : LogLevel::kOff);
-  InstallInterruptHandler();
-  try {
-    const int status = run();
-    // A full disk or a closed pipe behind stdout is a failure too, not a short result.
-    if (std::fflush(stdout) != 0) throw Error(ErrorCode::kIo, "stdout: could not write the result");
+    int status = kExitSuccess;
+    if (Parse(app, argc, argv)) {
+      SetLogLevel(LevelOf(log_level));
+      InstallInterruptHandler();
+      status = run();
+    }
+    FlushOutput();
     return status;
-  } catch (const Error& error) {
-    fmt::print(stderr, "nibble: {}\n", error.what());
+  } catch (...) {
+    const Error error = CurrentError();
+    // Not by fmt, which would throw where stderr is closed.
+    std::fprintf(stderr, "nibble: %s\n", WithFlags(error.what(), ChosenCommand(app)).c_str());
     return ExitStatusOf(error.code());
-  } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "nibble: out of memory; close other programs or lower --memory\n");
-    return kExitResources;
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "nibble: internal error: {}\n", error.what());
-    return kExitInternal;
   }
 }
 

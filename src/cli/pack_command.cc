@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <chrono>
-#include <cstdio>
 #include <filesystem>
 #include <memory>
 
@@ -57,7 +56,7 @@ int RunPack(const PackOptions& options) {
                {"layout", backend->weight_layout()->name()},
                {"seconds", seconds}});
   } else {
-    fmt::print("{}: {} in {}\n", file.string(), FormatBytes(bytes), FormatSeconds(seconds));
+    Print("{}: {} in {}\n", file.string(), FormatBytes(bytes), FormatSeconds(seconds));
   }
   return kExitSuccess;
 }
@@ -69,16 +68,14 @@ void AddPackCommand(CLI::App& app, RunCommand& run) {
   CLI::App* command = AddSubcommand(
       app, "pack", "Keep a model's weights as the CPU kernels read them, so that it loads at once",
       "nibble pack mixtral-w4a16");
-  command->add_option("model", options->model, "Checkpoint directory, dense or quantized")
+  AddPath(*command, "model", options->model, "Checkpoint directory, dense or quantized")
       ->required();
-  command->add_option("--out", options->out,
-                      fmt::format("File to write; it is used if it lies in the checkpoint "
-                                  "directory as {}, the default",
-                                  PackedWeights::kFileName));
+  AddPath(*command, "--out", options->out,
+          fmt::format("File to write; it is used if it lies in the checkpoint "
+                      "directory as {}, the default",
+                      PackedWeights::kFileName));
   command->add_flag("--force", options->force, "Replace the file if it exists");
-  command->add_option("--threads", options->threads, "Threads to compute with (0: all CPUs)")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
+  AddThreadsOption(*command, options->threads);
   AddJsonFlag(*command, options->json);
   command->callback([options, &run] { run = [options] { return RunPack(*options); }; });
 }

@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <cstdio>
 #include <memory>
 
 #include "base/progress.h"
@@ -56,8 +55,8 @@ int RunPerplexity(const PerplexityOptions& options) {
     document["nll"] = result.nll;
     document["tokens"] = result.tokens;
     if (!options.json) {
-      fmt::print("perplexity {:.4f} +/- {:.4f} over {} tokens (nll {:.2f})\n", result.perplexity(),
-                 result.standard_error, result.tokens, result.nll);
+      Print("perplexity {:.4f} +/- {:.4f} over {} tokens (nll {:.2f})\n", result.perplexity(),
+            result.standard_error, result.tokens, result.nll);
     }
   } else {
     LoadedModel baseline(options.baseline, options.device, kMaxBatchTokens);
@@ -96,7 +95,7 @@ int RunPerplexity(const PerplexityOptions& options) {
       table.AddRow({"same most probable token", fmt::format("{:.3f} %", 100 * c.top1_agreement),
                     fmt::format("{:.3f} %", 100 * c.top1_standard_error)});
       table.AddRow({"tokens", std::to_string(c.tokens), "-"});
-      fmt::print("{}", table.ToString());
+      PrintText(table.ToString());
     }
   }
   if (options.json) PrintJson(document);
@@ -111,19 +110,15 @@ void AddPerplexityCommand(CLI::App& app, RunCommand& run) {
       AddSubcommand(app, "perplexity", "Measure a model on a text, alone or against a baseline",
                     "nibble perplexity tinymix-w4a16 --text demo/evaluation.txt --window 256 "
                     "--baseline demo/tinymix");
-  command->add_option("model", options->model, "Checkpoint directory, dense or quantized")
+  AddPath(*command, "model", options->model, "Checkpoint directory, dense or quantized")
       ->required();
-  command->add_option("--text", options->text, "UTF-8 text file, plain, .gz or .zst")->required();
-  command
-      ->add_option("--window", options->window,
-                   "Tokens a window, BOS included (0: the model's positions, at most 2048)")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
-      ->capture_default_str();
-  command->add_option("--stride", options->stride, "New tokens a window (0: no overlap)")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
-      ->capture_default_str();
-  command->add_option("--baseline", options->baseline,
-                      "Model to compare with: adds KL divergence and top-1 agreement");
+  AddPath(*command, "--text", options->text, "UTF-8 text file, plain, .gz or .zst")->required();
+  constexpr Limits<int64_t> kTokens = {0, int64_t{1} << 30};
+  AddNumber(*command, "--window", options->window,
+            "Tokens a window, BOS included (0: the model's positions, at most 2048)", kTokens);
+  AddNumber(*command, "--stride", options->stride, "New tokens a window (0: no overlap)", kTokens);
+  AddPath(*command, "--baseline", options->baseline,
+          "Model to compare with: adds KL divergence and top-1 agreement");
   AddKvCacheOption(*command, options->kv_cache_dtype);
   AddDeviceOptions(*command, options->device);
   AddActivationsOption(*command, options->device);

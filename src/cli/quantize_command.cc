@@ -1,4 +1,3 @@
-#include <cstdio>
 #include <memory>
 
 #include "cli/command.h"
@@ -13,32 +12,26 @@ struct QuantizeFlags {
   DeviceOptions device;
   std::string recipe_file;
   std::vector<std::string> ignore;  // beside the head and the routers
-  std::string memory;
-  std::string max_shard_size = "5GB";
   bool strict = false;
   bool dry_run = false;
   bool json = false;
 };
 
-void Print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
-
 int RunQuantize(QuantizeFlags flags) {
   QuantizeOptions& options = flags.options;
   options.backend = flags.device.backend;
   options.threads = flags.device.threads;
-  if (!flags.memory.empty()) options.memory_bytes = ParseByteSize(flags.memory, "--memory");
-  options.max_shard_bytes = ParseByteSize(flags.max_shard_size, "--max-shard-size");
   if (!flags.recipe_file.empty()) options.recipe = ReadRecipe(flags.recipe_file);
   options.recipe.ignore.insert(options.recipe.ignore.end(), flags.ignore.begin(),
                                flags.ignore.end());
 
   if (flags.dry_run) {
     const QuantizePlan plan = PlanQuantization(options);
-    flags.json ? PrintJson(ToJson(plan)) : Print(PlanTable(plan));
+    flags.json ? PrintJson(ToJson(plan)) : PrintText(PlanTable(plan));
     return kExitSuccess;
   }
   const QuantizeReport report = Quantize(options);
-  flags.json ? PrintJson(ToJson(report)) : Print(ReportTable(report));
+  flags.json ? PrintJson(ToJson(report)) : PrintText(ReportTable(report));
   return flags.strict && !report.clean() ? kExitFindings : kExitSuccess;
 }
 
@@ -61,30 +54,23 @@ void AddQuantizeCommand(CLI::App& app, RunCommand& run) {
       "The report beside the weights tells, for each linear, its error and what rounding to "
       "nearest\n"
       "would have cost. A run that was stopped goes on with the same flags and --resume.");
-  command->add_option("input", options.input, "Checkpoint directory: bf16, fp16 or fp32")
-      ->required();
-  command->add_option("output", options.output, "New directory for the quantized checkpoint")
+  AddPath(*command, "input", options.input, "Checkpoint directory: bf16, fp16 or fp32")->required();
+  AddPath(*command, "output", options.output, "New directory for the quantized checkpoint")
       ->required();
 
   const char* const kData = "Calibration";
-  command
-      ->add_option("--calibration", options.calibration,
-                   "Rows to calibrate with: .jsonl, .json, .csv or .parquet, also .gz or .zst")
+  AddPath(*command, "--calibration", options.calibration,
+          "Rows to calibrate with: .jsonl, .json, .csv or .parquet, also .gz or .zst")
       ->group(kData);
-  command->add_option("--samples", options.samples, "Rows taken, after a seeded shuffle")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str()
+  AddNumber(*command, "--samples", options.samples, "Rows taken, after a seeded shuffle",
+            {.least = 1})
       ->group(kData);
-  command->add_option("--max-seq-len", options.max_seq_len, "Tokens kept of a row (0: all)")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str()
+  AddNumber(*command, "--max-seq-len", options.max_seq_len, "Tokens kept of a row (0: all)",
+            {.least = 0})
       ->group(kData);
-  command->add_option("--seed", options.seed, "Of the shuffle")
-      ->capture_default_str()
-      ->group(kData);
-  command
-      ->add_option("--text-column", options.text_column,
-                   "Column to read (else instruction and output, or text)")
+  AddNumber(*command, "--seed", options.seed, "Of the shuffle")->group(kData);
+  AddText(*command, "--text-column", options.text_column,
+          "Column to read (else instruction and output, or text)")
       ->group(kData);
   command->add_flag("--chat", options.chat, "Rows are message lists for the model's chat template")
       ->group(kData);
@@ -102,8 +88,7 @@ void AddQuantizeCommand(CLI::App& app, RunCommand& run) {
   in_recipe.push_back(
       command->add_option("--method", recipe.method, "gptq, or rtn: round to nearest")
           ->check(CLI::IsMember({"gptq", "rtn"})));
-  in_recipe.push_back(
-      command->add_option("--bits", recipe.bits, "Of a weight")->check(CLI::IsMember({4, 8})));
+  in_recipe.push_back(AddNumber(*command, "--bits", recipe.bits, "Of a weight: 4 or 8"));
   in_recipe.push_back(
       command->add_option("--group-size", recipe.group_size, "Weights of a row that share a scale")
           ->check(CLI::IsMember({"32", "64", "128", "channel"})));
@@ -117,10 +102,10 @@ void AddQuantizeCommand(CLI::App& app, RunCommand& run) {
                           ->add_option("--actorder", recipe.act_order,
                                        "Order of columns: by their activations, or not")
                           ->check(CLI::IsMember({"none", "static", "weight", "group"})));
-  in_recipe.push_back(command->add_option(
-      "--dampening", recipe.dampening, "Share of the mean diagonal added to a Hessian's diagonal"));
+  in_recipe.push_back(AddNumber(*command, "--dampening", recipe.dampening,
+                                "Share of the mean diagonal added to a Hessian's diagonal"));
   in_recipe.push_back(
-      command->add_option("--block-size", recipe.block_size, "Columns between two bulk updates"));
+      AddNumber(*command, "--block-size", recipe.block_size, "Columns between two bulk updates"));
   in_recipe.push_back(
       command
           ->add_option("--dead-columns", recipe.dead_columns,
@@ -130,22 +115,19 @@ void AddQuantizeCommand(CLI::App& app, RunCommand& run) {
   for (size_t i = 0; i < in_recipe.size(); ++i) {
     if (i != 3) in_recipe[i]->capture_default_str();  // all but the flag
   }
-  command
-      ->add_option("--ignore", flags->ignore,
-                   "Leave this linear alone too: a name or re:PATTERN; may be given again")
+  AddTexts(*command, "--ignore", flags->ignore,
+           "Leave this linear alone too: a name or re:PATTERN; may be given again")
       ->group(kRecipe);
-  CLI::Option* recipe_file = command->add_option(
-      "--recipe", flags->recipe_file, "Take all this from an llm-compressor recipe (YAML) instead");
+  CLI::Option* recipe_file = AddPath(*command, "--recipe", flags->recipe_file,
+                                     "Take all this from an llm-compressor recipe (YAML) instead");
   recipe_file->group(kRecipe);
   for (CLI::Option* option : in_recipe) recipe_file->excludes(option);
 
   const char* const kRun = "Run";
-  command
-      ->add_option("--memory", flags->memory,
-                   "Budget of resident memory, such as 8GB (else most of what is free)")
+  AddByteSize(*command, "--memory", options.memory_bytes,
+              "Budget of resident memory, such as 8GB (else most of what is free)")
       ->group(kRun);
-  command->add_option("--max-shard-size", flags->max_shard_size, "Of an output file")
-      ->capture_default_str()
+  AddByteSize(*command, "--max-shard-size", options.max_shard_bytes, "Of an output file")
       ->group(kRun);
   command->add_flag("--resume", options.resume, "Continue an unfinished run")->group(kRun);
   command

@@ -1,6 +1,5 @@
 #include <fmt/format.h>
 
-#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -99,7 +98,7 @@ int RunVerify(const VerifyOptions& options) {
     for (const Finding& finding : report.findings) {
       table.AddRow({Shown(finding.grade), finding.rule, finding.detail});
     }
-    fmt::print("{}{}\n", table.ToString(), Verdict(for_vllm, options));
+    Print("{}{}\n", table.ToString(), Verdict(for_vllm, options));
   }
   return report.passed() ? kExitSuccess : kExitFindings;
 }
@@ -111,12 +110,9 @@ void AddVerifyCommand(CLI::App& app, RunCommand& run) {
   CLI::App* command =
       AddSubcommand(app, "verify", "Say whether vLLM will load a checkpoint, rule by rule",
                     "nibble verify mixtral-w4a16 --tensor-parallel-size 4");
-  command->add_option("model", options->directory, "Checkpoint directory")->required();
-  command
-      ->add_option("--tensor-parallel-size", options->tensor_parallel_size,
-                   "Ranks the model is to be split over")
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
+  AddPath(*command, "model", options->directory, "Checkpoint directory")->required();
+  AddNumber(*command, "--tensor-parallel-size", options->tensor_parallel_size,
+            "Ranks the model is to be split over", {1, 1024});
   AddJsonFlag(*command, options->json);
   command->callback([options, &run] { run = [options] { return RunVerify(*options); }; });
 }

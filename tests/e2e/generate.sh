@@ -15,6 +15,17 @@ sample --seed 8 >"$scratch/eight"
 cmp "$scratch/seven" "$scratch/seven_again" || fail "a seed does not fix the text"
 ! cmp -s "$scratch/seven" "$scratch/eight" || fail "two seeds give one text"
 
+# A prompt is taken as typed, whatever it looks like; the flag may be given again, and takes one each time.
+prompts=('[INST] hi [/INST]' '[INST] Say a, b, c [/INST]' '[]' '["a","b"]' '[[a]]' '[ ]' '{}' 'a,b' '--json' '%%')
+flags=()
+for typed in "${prompts[@]}"; do flags+=(--prompt "$typed"); done
+"$nibble" generate --prompt= "$model" "${flags[@]}" --max-tokens 2 --stop '[x,y]' --json >"$scratch/typed.json" 2>/dev/null
+python3 - "$scratch/typed.json" '' "${prompts[@]}" <<'PY' || fail "a prompt was not taken as typed"
+import json, sys
+found = [g["prompt"] for g in json.load(open(sys.argv[1]))["generations"]]
+assert found == sys.argv[2:], found
+PY
+
 # A prompt's text is the same alone and among others.
 printf '%s\n' "Once upon a time" "$prompt" "def fibonacci(n):" >"$scratch/prompts.txt"
 "$nibble" generate "$model" --prompts "$scratch/prompts.txt" --max-tokens 24 --temperature 0 --json >"$scratch/batch.json" 2>/dev/null
