@@ -4,8 +4,9 @@
     tools/tidy.py [--lengths]
 
 Checks: which room includes which, who may include third-party headers, a test beside every source file,
-sources named in their CMakeLists.txt, end-to-end scripts and fuzz targets registered, links in documents,
-TODOs with an owner, words and paths that do not belong in a repository. --lengths lists the longest files.
+sources named in their CMakeLists.txt, end-to-end scripts and fuzz targets registered, who names flags and
+writes to stdout, links in documents, TODOs with an owner, words and paths that do not belong in a repository.
+--lengths lists the longest files.
 """
 
 import pathlib
@@ -80,11 +81,11 @@ UNTESTED = {
     "src/backend/cuda/linalg_cuda.cc": "src/backend/cuda/emulator/kernels_test.cc, as every kernel",
     "src/backend/cuda/w4/grouped_gemm.cc": "src/backend/cuda/emulator/kernels_test.cc, as every kernel",
     "src/bench/gptq.cc": "it measures; nothing depends on it",
-    "src/cli/bench_command.cc": "tests/e2e/json_keys.sh",
+    "src/cli/bench_command.cc": "tests/e2e/streams.sh",
     "src/cli/main.cc": "tests/e2e",
     "src/cli/completion_command.cc": "tests/e2e/completion.sh",
     "src/cli/generate_command.cc": "tests/e2e/generate.sh",
-    "src/cli/inspect_command.cc": "tests/e2e/json_keys.sh",
+    "src/cli/inspect_command.cc": "tests/e2e/streams.sh",
     "src/cli/loaded_model.cc": "tests/e2e/generate.sh",
     "src/cli/logits_command.cc": "tests/e2e/python_logits.sh",
     "src/cli/pack_command.cc": "tests/e2e/pack.sh",
@@ -101,6 +102,8 @@ OUTSIDERS = re.compile(  # written so that this file does not match itself
     r"(?:index|static)\.crates\.io|pypi\.org|deb\.debian\.org",
     re.IGNORECASE,
 )
+FLAG = re.compile(r'"(?:[^"\\]|\\.)*(?<![\w-])--[a-z](?:[^"\\]|\\.)*"')
+STDOUT = re.compile(r"\bstdout\b|\bstd::cout\b|\bfmt::print\(\s*[^\s(,]*\"")
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]')
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 TODO = re.compile(r"\b(TODO|FIXME|XXX)\b(?!\([\w-]+\): )")
@@ -191,6 +194,19 @@ def check_source_is_built_and_tested(path, lists):
         yield 1, f"has no test {test.name} beside it (or give its reason in tools/tidy.py)"
 
 
+def check_who_talks_to_the_user(path, text):
+    """The library names fields of options, the command line its flags; one file writes to stdout."""
+    room = room_of(path)
+    if room is None or path.stem.endswith("_test"):
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        code = line.split("//")[0]
+        if room != "cli" and FLAG.search(code) and "nibble " not in code:
+            yield number, "a message names a flag: name the field in backquotes, src/cli prints the flag"
+        if STDOUT.search(code) and path.name != "output.cc":
+            yield number, "writes to stdout past src/cli/output.h, where writes are checked"
+
+
 def heading_anchors(text):
     anchors, fenced = set(), False
     for line in text.splitlines():
@@ -273,7 +289,8 @@ def main():
     for path, text in texts.items():
         checks = [check_links(path, text), check_words(path, text), check_source_comments(path, text)]
         if path.suffix in {".cc", ".h", ".cu", ".cuh"}:
-            checks += [check_includes(path, text), check_source_is_built_and_tested(path, lists)]
+            checks += [check_includes(path, text), check_source_is_built_and_tested(path, lists),
+                       check_who_talks_to_the_user(path, text)]
         findings += [(path, line, message) for check in checks for line, message in check]
     for path, line, message in findings:
         print(f"{path}:{line}: {message}")

@@ -41,7 +41,7 @@ TEST(MakeBackend, SaysWhyThereIsNoCudaAndWhatToDo) {
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
     EXPECT_THAT(error.what(),
-                AllOf(HasSubstr("cuda:0"), HasSubstr("make cuda"), HasSubstr("--backend cpu")));
+                AllOf(HasSubstr("cuda:0"), HasSubstr("make cuda"), HasSubstr("`backend` cpu")));
   }
 }
 

@@ -10,7 +10,7 @@ namespace {
 void CheckRange(bool ok, const char* field, double value, const char* allowed) {
   if (ok) return;
   throw Error(ErrorCode::kInvalidArgument,
-              fmt::format("{}: expected {}, found {}", field, allowed, value));
+              fmt::format("`{}`: expected {}, found {}", field, allowed, value));
 }
 
 }  // namespace
@@ -30,10 +30,10 @@ void CheckSamplingParams(const SamplingParams& p, int64_t vocab_size) {
              p.frequency_penalty, "a number from -2 to 2");
   CheckRange(p.max_tokens >= 1, "max_tokens", static_cast<double>(p.max_tokens), "at least 1");
   CheckRange(p.min_tokens >= 0 && p.min_tokens <= p.max_tokens, "min_tokens",
-             static_cast<double>(p.min_tokens), "a number from 0 to max_tokens");
+             static_cast<double>(p.min_tokens), "a number from 0 to `max_tokens`");
   for (const std::string& stop : p.stop) {
     if (stop.empty())
-      throw Error(ErrorCode::kInvalidArgument, "stop: a stop string must not be empty");
+      throw Error(ErrorCode::kInvalidArgument, "`stop`: a stop string must not be empty");
   }
   for (const int32_t id : p.stop_token_ids) {
     CheckRange(id >= 0 && id < vocab_size, "stop_token_ids", id, "ids below the vocabulary size");

@@ -31,7 +31,8 @@ TEST(CheckSamplingParams, NamesTheFieldItRefuses) {
       ADD_FAILURE() << field << " was accepted";
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
-      EXPECT_EQ(std::string(error.what()).rfind(field, 0), 0u) << error.what();
+      EXPECT_TRUE(std::string(error.what()).starts_with("`" + std::string(field) + "`: "))
+          << error.what();
     }
   }
 }

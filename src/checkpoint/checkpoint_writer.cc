@@ -254,7 +254,7 @@ CheckpointWriter::CheckpointWriter(const CheckpointWriterOptions& options,
   const bool began = fs::exists(ledger);
   if (began && !options.resume) {
     throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("{}: holds an unfinished run; add --resume to continue it, or choose "
+                fmt::format("{}: holds an unfinished run; give `resume` to continue it, or choose "
                             "an empty directory",
                             state.directory.string()));
   }

@@ -273,7 +273,7 @@ TEST_F(CheckpointWriterTest, RefusesToMixTwoJobsAndNamesTheDifference) {
     CheckpointWriter writer(Options("out"), units_);
   }
   EXPECT_NE(ErrorOf(ErrorCode::kInvalidArgument, [&] { CheckpointWriter(Options("out"), units_); })
-                .find("--resume"),
+                .find("`resume`"),
             std::string::npos);
   CheckpointWriterOptions other = Options("out", true);
   other.job["seed"] = 43;

@@ -63,22 +63,22 @@ std::string TextOf(const Row& row, const CalibrationOptions& options,
   throw Error(ErrorCode::kInvalidData,
               row.where +
                   ": neither \"instruction\" and \"output\" nor \"text\"; name the column with "
-                  "--text-column, or give --chat for message lists");
+                  "`text_column`, or give `chat` for message lists");
 }
 
 void CheckOptions(const CalibrationOptions& options, const ChatTemplate* chat_template) {
   if (options.samples < 1) {
     throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("--samples: expected at least 1, found {}", options.samples));
+                fmt::format("`samples`: expected at least 1, found {}", options.samples));
   }
   if (options.max_seq_len < 0) {
     throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("--max-seq-len: expected at least 1, or 0 for no cut, found {}",
+                fmt::format("`max_seq_len`: expected at least 1, or 0 for no cut, found {}",
                             options.max_seq_len));
   }
   if (options.chat && chat_template == nullptr) {
     throw Error(ErrorCode::kInvalidArgument,
-                "--chat: the model has no chat template; use --text-column");
+                "`chat`: the model has no chat template; use `text_column`");
   }
 }
 
@@ -91,7 +91,7 @@ std::vector<int64_t> ChooseRows(const CalibrationOptions& options) {
   });
   if (num_rows < options.samples) {
     throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("{}: {} samples asked for, but the file has {} rows; lower --samples",
+                fmt::format("{}: {} samples asked for, but the file has {} rows; lower `samples`",
                             options.path.string(), options.samples, num_rows));
   }
   std::vector<int64_t> order(static_cast<size_t>(num_rows));

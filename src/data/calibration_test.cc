@@ -158,10 +158,10 @@ TEST_F(CalibrationTest, ErrorsNameTheNumbers) {
               HasSubstr("3 samples asked for, but the file has 2 rows"));
   options.samples = 0;
   EXPECT_THAT(Message(ErrorCode::kInvalidArgument, options),
-              HasSubstr("--samples: expected at least 1"));
+              HasSubstr("`samples`: expected at least 1"));
   options.samples = 2;
   options.max_seq_len = -1;
-  EXPECT_THAT(Message(ErrorCode::kInvalidArgument, options), HasSubstr("--max-seq-len"));
+  EXPECT_THAT(Message(ErrorCode::kInvalidArgument, options), HasSubstr("`max_seq_len`"));
 }
 
 TEST_F(CalibrationTest, ATokenBeyondTheVocabularyIsNamed) {

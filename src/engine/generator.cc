@@ -40,7 +40,7 @@ void CheckRequests(const Model& model, const Tokenizer* tokenizer,
   for (const int32_t id : options.end_ids) {
     if (id >= 0 && id < spec.vocab_size) continue;
     throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("end_ids: token id {} is outside the model's vocabulary of {}", id,
+                fmt::format("`end_ids`: token id {} is outside the model's vocabulary of {}", id,
                             spec.vocab_size));
   }
   const auto refuse = [](size_t index, const std::string& why) {
@@ -50,7 +50,7 @@ void CheckRequests(const Model& model, const Tokenizer* tokenizer,
     const auto& [prompt, params] = requests[i];
     CheckSamplingParams(params, spec.vocab_size);
     if (tokenizer == nullptr && !params.stop.empty()) {
-      throw Error(ErrorCode::kInvalidArgument, "stop: stop strings need a tokenizer");
+      throw Error(ErrorCode::kInvalidArgument, "`stop`: stop strings need a tokenizer");
     }
     if (prompt.empty()) {
       refuse(i, "it has no tokens; give some text or a tokenizer that adds BOS");
@@ -90,7 +90,7 @@ int64_t ChooseNumBlocks(const Model& model, std::span<const GenerationRequest> r
   if (chosen < largest) {
     throw Error(ErrorCode::kResourceExhausted,
                 fmt::format("KV cache: one request alone may need {} blocks of {} tokens ({}), but "
-                            "there is room for {} ({}); lower max_tokens or shorten the prompt",
+                            "there is room for {} ({}); lower `max_tokens` or shorten the prompt",
                             largest, options.block_size, FormatBytes(largest * block_bytes), chosen,
                             FormatBytes(chosen * block_bytes)));
   }

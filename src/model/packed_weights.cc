@@ -74,7 +74,7 @@ std::string MakeHeader(const std::vector<std::pair<std::string, int64_t>>& weigh
 const WeightLayout& LayoutOf(const Backend& backend) {
   if (const WeightLayout* layout = backend.weight_layout()) return *layout;
   throw Error(ErrorCode::kUnsupported,
-              fmt::format("weights of the backend {} cannot be packed to a file; use --backend cpu",
+              fmt::format("weights of the backend {} cannot be packed to a file; use `backend` cpu",
                           backend.name()));
 }
 
@@ -179,7 +179,7 @@ int64_t WritePackedWeights(const Checkpoint& checkpoint, Backend& backend, const
   if (total > available) {
     throw Error(ErrorCode::kResourceExhausted,
                 fmt::format("{}: the packed weights take {}, and {} are free on that disk; free "
-                            "some space or choose another place with --out",
+                            "some space or choose another place for `out`",
                             file.string(), FormatBytes(total), FormatBytes(available)));
   }
 

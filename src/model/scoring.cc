@@ -312,11 +312,11 @@ std::vector<ScoredSequence> MakeWindows(std::span<const int32_t> ids, int32_t bo
   const int64_t most_new = window - 1;                     // ids a window can predict
   if (most_new < 1) {
     throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("--window: expected at least 2 tokens, found {}", window));
+                fmt::format("`window`: expected at least 2 tokens, found {}", window));
   }
   if (stride < 0 || stride > most_new) {
     throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("--stride: expected 1 to {} (window - 1), found {}", most_new, stride));
+                fmt::format("`stride`: expected 1 to {} (window - 1), found {}", most_new, stride));
   }
   const int64_t step = stride == 0 ? most_new : stride;
   const int64_t count = static_cast<int64_t>(ids.size());

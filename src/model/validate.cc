@@ -403,7 +403,7 @@ ValidationReport ValidateForVllm(const Checkpoint& checkpoint, int64_t tensor_pa
   spelling.Close("published names");
 
   add(quant.symmetric, "the fused expert kernels take symmetric weights only",
-      quant.symmetric ? "symmetric" : "asymmetric: quantize without --asymmetric");
+      quant.symmetric ? "symmetric" : "asymmetric: quantize again without zero points");
   const bool group_ok = quant.group_size == -1 || quant.group_size == 32 ||
                         quant.group_size == 64 || quant.group_size == 128;
   add(group_ok, "the kernels take groups of 32, 64, 128 or whole rows",

@@ -132,7 +132,7 @@ void PlanMemory(const MemoryQuestion& question, QuantizePlan& plan) {
   throw Error(
       ErrorCode::kResourceExhausted,
       fmt::format("one expert at a time needs {} of memory ({}), the budget is {}; give more "
-                  "with --memory, or fewer calibration tokens with --samples or --max-seq-len",
+                  "with `memory_bytes`, or fewer calibration tokens with `samples` or `max_seq_len`",
                   FormatBytes(plan.memory_bytes), list, FormatBytes(question.budget_bytes)));
 }
 

@@ -84,7 +84,7 @@ TEST_F(MemoryPlanTest, TooLittleIsRefusedWithTheNumbers) {
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kResourceExhausted);
     EXPECT_THAT(error.what(), AllOf(HasSubstr("one expert at a time needs"), HasSubstr("1.1 GB"),
-                                    HasSubstr("--memory")));
+                                    HasSubstr("`memory_bytes`")));
   }
 }
 

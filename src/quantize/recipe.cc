@@ -10,9 +10,9 @@
 namespace nibble {
 namespace {
 
-// The value that `word` stands for, or an error naming the option and every word it takes.
+// The value that `word` stands for, or an error naming the field and every word it takes.
 template <typename T>
-T Choose(const std::string& option, const std::string& word,
+T Choose(const std::string& field, const std::string& word,
          std::initializer_list<std::pair<const char*, T>> choices) {
   std::string allowed;
   for (const auto& [name, value] : choices) {
@@ -20,7 +20,7 @@ T Choose(const std::string& option, const std::string& word,
     allowed += (allowed.empty() ? "" : ", ") + std::string(name);
   }
   throw Error(ErrorCode::kInvalidArgument,
-              fmt::format("{}: \"{}\" is not one of {}", option, word, allowed));
+              fmt::format("`{}`: \"{}\" is not one of {}", field, word, allowed));
 }
 
 }  // namespace
@@ -37,35 +37,35 @@ int64_t Recipe::NumGroups(const std::string& module, int64_t cols) const {
 
 Recipe MakeRecipe(const RecipeOptions& options) {
   Recipe recipe;
-  recipe.method = Choose<Method>("--method", options.method,
+  recipe.method = Choose<Method>("method", options.method,
                                  {{"gptq", Method::kGptq}, {"rtn", Method::kRoundToNearest}});
-  recipe.bits = static_cast<int>(
-      Choose<int>("--bits", fmt::format("{}", options.bits), {{"4", 4}, {"8", 8}}));
-  recipe.group_size = Choose<int64_t>("--group-size", options.group_size,
+  recipe.bits =
+      static_cast<int>(Choose<int>("bits", fmt::format("{}", options.bits), {{"4", 4}, {"8", 8}}));
+  recipe.group_size = Choose<int64_t>("group_size", options.group_size,
                                       {{"32", 32}, {"64", 64}, {"128", 128}, {"channel", -1}});
   recipe.symmetric = !options.asymmetric;
-  recipe.act_order = Choose<ActOrder>("--actorder", options.act_order,
+  recipe.act_order = Choose<ActOrder>("act_order", options.act_order,
                                       {{"none", ActOrder::kNone},
                                        {"static", ActOrder::kStatic},
                                        {"weight", ActOrder::kStatic},
                                        {"group", ActOrder::kGroup}});
-  recipe.observer = Choose<Observer>("--observer", options.observer,
+  recipe.observer = Choose<Observer>("observer", options.observer,
                                      {{"minmax", Observer::kMinMax},
                                       {"mse", Observer::kMse},
                                       {"imatrix_mse", Observer::kImatrixMse}});
   recipe.dead_columns =
-      Choose<DeadColumns>("--dead-columns", options.dead_columns,
+      Choose<DeadColumns>("dead_columns", options.dead_columns,
                           {{"keep", DeadColumns::kKeep}, {"zero", DeadColumns::kZero}});
   if (!(options.dampening > 0 && options.dampening <= 10)) {
     throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("--dampening: expected a number above 0 and at most 10, found {}",
+                fmt::format("`dampening`: expected a number above 0 and at most 10, found {}",
                             options.dampening));
   }
   recipe.dampening = options.dampening;
   if (options.block_size < 1 || options.block_size > 4096) {
     throw Error(
         ErrorCode::kInvalidArgument,
-        fmt::format("--block-size: expected 1 to 4096 columns, found {}", options.block_size));
+        fmt::format("`block_size`: expected 1 to 4096 columns, found {}", options.block_size));
   }
   recipe.block_size = options.block_size;
   recipe.ignore = CompilePatterns(options.ignore);
@@ -74,14 +74,14 @@ Recipe MakeRecipe(const RecipeOptions& options) {
     if (recipe.act_order != ActOrder::kNone) {
       throw Error(
           ErrorCode::kInvalidArgument,
-          fmt::format("--actorder {}: rounding to nearest has no order of columns; leave the "
-                      "flag out or use --method gptq",
+          fmt::format("`act_order` {}: rounding to nearest has no order of columns; use none, or "
+                      "`method` gptq",
                       options.act_order));
     }
     if (recipe.observer == Observer::kImatrixMse) {
       throw Error(ErrorCode::kInvalidArgument,
-                  "--observer imatrix_mse weighs columns by calibration statistics, which --method "
-                  "rtn does not gather; use mse or --method gptq");
+                  "`observer` imatrix_mse weighs columns by calibration statistics, which `method` "
+                  "rtn does not gather; use mse, or `method` gptq");
     }
   }
   return recipe;

@@ -51,13 +51,13 @@ TEST(Recipe, GroupsMustComeOutEven) {
 }
 
 TEST(Recipe, UnknownWordsAreRefusedWithTheAllowedOnes) {
-  ExpectRefused({.method = "awq"}, AllOf(HasSubstr("--method"), HasSubstr("gptq, rtn")));
-  ExpectRefused({.bits = 3}, AllOf(HasSubstr("--bits"), HasSubstr("4, 8")));
+  ExpectRefused({.method = "awq"}, AllOf(HasSubstr("`method`"), HasSubstr("gptq, rtn")));
+  ExpectRefused({.bits = 3}, AllOf(HasSubstr("`bits`"), HasSubstr("4, 8")));
   ExpectRefused({.group_size = "100"}, HasSubstr("32, 64, 128, channel"));
   ExpectRefused({.act_order = "yes"}, HasSubstr("none, static, weight, group"));
   ExpectRefused({.observer = "max"}, HasSubstr("minmax, mse, imatrix_mse"));
-  ExpectRefused({.dampening = 0}, HasSubstr("--dampening"));
-  ExpectRefused({.block_size = 0}, HasSubstr("--block-size"));
+  ExpectRefused({.dampening = 0}, HasSubstr("`dampening`"));
+  ExpectRefused({.block_size = 0}, HasSubstr("`block_size`"));
   ExpectRefused({.ignore = {"re:("}}, HasSubstr("regular expression"));
   try {
     MakeRecipe({.ignore = {"lm_head", "re:(?!.*proj).*"}});
@@ -69,7 +69,7 @@ TEST(Recipe, UnknownWordsAreRefusedWithTheAllowedOnes) {
 }
 
 TEST(Recipe, RoundingToNearestHasNoUseForCalibrationOptions) {
-  ExpectRefused({.method = "rtn", .act_order = "static"}, HasSubstr("--actorder static"));
+  ExpectRefused({.method = "rtn", .act_order = "static"}, HasSubstr("`act_order` static"));
   ExpectRefused({.method = "rtn", .observer = "imatrix_mse"}, HasSubstr("imatrix_mse"));
 }
 

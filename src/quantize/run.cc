@@ -136,12 +136,12 @@ void QuantizationRun::State::MakePlan() {
   if (calibration.sequences.empty() && gptq()) {
     throw Error(
         ErrorCode::kInvalidArgument,
-        "--method gptq needs calibration rows: give --calibration FILE, or use --method rtn");
+        "`method` gptq needs calibration rows: give `calibration` FILE, or use `method` rtn");
   }
   if (!gptq() && (options.calibrate_all_experts || options.top_up_experts)) {
     throw Error(
         ErrorCode::kInvalidArgument,
-        "--calibrate-all-experts and --top-up-experts steer calibration, which --method rtn "
+        "`calibrate_all_experts` and `top_up_experts` steer calibration, which `method` rtn "
         "does not do");
   }
   // They are copied at the end: what cannot be read then is to be known now.

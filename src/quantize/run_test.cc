@@ -250,7 +250,7 @@ TEST_F(QuantizationRunTest, ResumingWithOtherOptionsIsRefusedByName) {
   WriteModel(SmallModel());
   options_.output = directory_.path() / "out";
   Begin(options_, calibration_);
-  EXPECT_THAT(ErrorOf("out"), HasSubstr("--resume"));
+  EXPECT_THAT(ErrorOf("out"), HasSubstr("`resume`"));
   options_.resume = true;
   options_.recipe.dampening = 0.2;
   EXPECT_THAT(ErrorOf("out"), AllOf(HasSubstr("dampening = 0.1"), HasSubstr("0.2")));
@@ -498,7 +498,7 @@ TEST_F(QuantizationRunTest, BadInputIsNamedBeforeAnythingIsWritten) {
   EXPECT_TRUE(fs::exists(directory_.path() / "full" / "something"));
   options_.resume = false;
   const CalibrationSet set = std::exchange(calibration_, {});
-  EXPECT_THAT(ErrorOf("out"), HasSubstr("--calibration"));
+  EXPECT_THAT(ErrorOf("out"), HasSubstr("`calibration`"));
   options_.recipe.method = "rtn";
   EXPECT_EQ(ErrorOf("rounded"), "no error");
   options_.input = directory_.path() / "rounded";

@@ -97,8 +97,33 @@ if [ "$(id -u)" -ne 0 ]; then
   refuse 1 'locked' "$nibble" quantize "$model" "$scratch/locked/out" --method rtn
 fi
 
+# Paths that cannot be, and bytes that are not UTF-8: no bug of nibble's.
+refuse 2 '^nibble: output: .*empty' "$nibble" quantize "$model" "" --method rtn
+refuse 2 '^nibble: --text: .*empty' "$nibble" perplexity "$model" --text=
+refuse 2 '^nibble: model: .*empty' "$nibble" generate "" --prompt x
+long=$(printf 'x%.0s' $(seq 256))
+refuse 1 "^nibble: .*$long: .*too long" "$nibble" quantize "$model" "$long" --method rtn
+refuse 1 "$long: .*too long" "$nibble" quantize "$model" "$long" --method rtn --dry-run
+refuse 1 "$long: .*found nothing" "$nibble" generate "$long" --prompt x
+refuse 1 "$long.*too long" "$nibble" perplexity "$model" --text "$long"
+refuse 1 "$long.*too long" "$nibble" pack "$model" --out "$long"
+refuse 1 'demo/README.md/out' "$nibble" quantize "$model" demo/README.md/out --method rtn
+odd=$scratch/$'odd \xff name'
+cp -r "$model" "$odd"
+expect 0 '"bytes"' "$nibble" inspect "$odd" --json
+json "$scratch/out" 'd["directory"]' | grep -q 'odd . name' || fail "not valid JSON with a path that is not UTF-8"
+expect 0 . "$nibble" generate "$odd" --prompt x --max-tokens 2 --json
+refuse 1 'no-such' "$nibble" generate "$scratch/no-such"$'\xff' --prompt x
+printf '{%% if %%}\xff' >"$odd/chat_template.jinja"
+echo '[{"role": "user", "content": "x"}]' >"$scratch/messages.json"
+refuse 1 'chat_template.jinja: not valid UTF-8' "$nibble" generate "$odd" --messages "$scratch/messages.json"
+for flag in --prompt --stop; do
+  refuse 2 "^nibble: $flag: .*UTF-8" "$nibble" generate "$model" --prompt x $flag $'a\xff'
+done
+refuse 2 '^nibble: --ignore: .*UTF-8' "$nibble" quantize "$model" "$scratch/result" --method rtn --ignore $'a\xff'
+
 # Flags: the message names the allowed values.
-refuse_flag() { expect 2 "$1" "${@:2}"; }
+refuse_flag() { refuse 2 "$@"; }
 refuse_flag 'gptq.*rtn|rtn.*gptq' "$nibble" quantize "$model" "$scratch/result" --method awq
 refuse_flag '4.*8' "$nibble" quantize "$model" "$scratch/result" --method rtn --bits 5
 refuse_flag '32.*64.*128' "$nibble" quantize "$model" "$scratch/result" --method rtn --group-size 100
@@ -112,6 +137,28 @@ refuse 3 'cuda:0.*--backend cpu' "$nibble" generate "$model" --prompt x --backen
 refuse 3 'cuda:0.*--backend cpu' "$nibble" quantize "$model" "$scratch/result" --method rtn --backend cuda:0
 refuse_flag 'prompt' "$nibble" generate "$model"
 refuse_flag 'text' "$nibble" perplexity "$model"
+refuse_flag 'subcommand.*nibble --help' "$nibble"
+refuse_flag '--frobnicate.*nibble bench kernels --help' "$nibble" bench kernels --frobnicate
+
+# Numbers are taken whole or refused, never cut to fit.
+for number in 99999999999999999999 -99999999999999999999 1e3 12x 0x10 nan '' ' 1'; do
+  refuse_flag '^nibble: --max-tokens: ' "$nibble" generate "$model" --prompt x --max-tokens "$number"
+  refuse_flag '^nibble: --seed: ' "$nibble" generate "$model" --prompt x --seed "$number"
+  refuse_flag '^nibble: --seed: ' "$nibble" quantize "$model" "$scratch/result" --method rtn --seed "$number"
+  refuse_flag '^nibble: --context: ' "$nibble" bench decode "$model" --context "$number"
+done
+refuse_flag '^nibble: --seed: .*18446744073709551615' "$nibble" quantize "$model" "$scratch/result" --method rtn --seed -1
+refuse_flag '^nibble: --top-p: .*nan' "$nibble" generate "$model" --prompt x --top-p nan
+refuse_flag '^nibble: --temperature: .*inf' "$nibble" generate "$model" --prompt x --temperature inf
+refuse_flag '^nibble: --memory: .*8GB' "$nibble" quantize "$model" "$scratch/result" --method rtn --memory GB
+
+# The library names fields of options, the program its flags.
+refuse_flag '^nibble: --dampening: expected' "$nibble" quantize "$model" "$scratch/result" --method rtn --dampening 0
+refuse_flag '^nibble: --actorder static: .*--method gptq' "$nibble" quantize "$model" "$scratch/result" --method rtn --actorder static
+refuse_flag '^nibble: --method gptq .*--calibration' "$nibble" quantize "$model" "$scratch/result"
+refuse_flag '^nibble: --stride: expected' "$nibble" perplexity "$model" --text demo/evaluation.txt --window 8 --stride 9
+refuse_flag '^nibble: --top-p: expected' "$nibble" generate "$model" --prompt x --top-p 2
+refuse 4 '--memory.*--samples.*--max-seq-len' "$nibble" quantize "$model" "$scratch/result" --calibration demo/calibration.jsonl --samples 2 --memory 1
 
 # Ids and texts.
 echo '[[1, 5000]]' >"$scratch/tokens.json"

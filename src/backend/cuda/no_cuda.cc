@@ -6,8 +6,8 @@ namespace nibble::cuda {
 DeviceList Devices() {
   return {.devices = {},
           .why_none =
-              "this program computes on CPUs: its GPU kernels are not behind --backend yet (`make "
-              "cuda` builds them alone, docs/cuda.md). Use --backend cpu"};
+              "this program computes on CPUs: its GPU kernels are not behind `backend` yet (`make "
+              "cuda` builds them alone, docs/cuda.md). Use `backend` cpu"};
 }
 
 }  // namespace nibble::cuda

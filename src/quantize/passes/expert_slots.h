@@ -11,8 +11,8 @@ namespace nibble {
 // Which tokens an expert's statistics are gathered from. The output of a layer is always that of
 // the routed tokens alone.
 struct ExpertSelection {
-  bool all_tokens = false;  // --calibrate-all-experts
-  // --top-up-experts: further tokens of each expert, by index among all calibration tokens,
+  bool all_tokens = false;  // QuantizeOptions::calibrate_all_experts
+  // With top_up_experts: further tokens of each expert, by index among all calibration tokens,
   // increasing. Empty, or one list an expert.
   std::vector<std::vector<int32_t>> extra_tokens;
 };
