@@ -134,6 +134,8 @@ struct QuantizePlan {
   double gflop_per_second = 0;  // measured, all threads
   std::vector<PhaseReport> phases;
   double seconds = 0;  // expected in all
+  // What there is too little of, memory or disk: a sentence each, with the numbers and what to do.
+  std::vector<std::string> lacking;
 };
 
 struct QuantizeReport {
@@ -160,10 +162,13 @@ struct QuantizeReport {
   bool clean() const;
 };
 
-// What Quantize would need. Reads the calibration rows, measures the machine for a moment, writes
-// nothing. Throws as Quantize does for what can be known before the start: bad options, an unfit
-// input, too little memory or disk.
+// What Quantize would need, and what of it is lacking. Reads the calibration rows, measures the
+// machine for a moment, writes nothing. Throws as Quantize does for what else can be known before
+// the start: bad options, an unfit input.
 QuantizePlan PlanQuantization(const QuantizeOptions& options);
+
+// Throws kResourceExhausted naming everything that is lacking, as Quantize does before it starts.
+void RequireResources(const QuantizePlan& plan);
 
 // Does it. On return the output has been read back and checked. Throws Error; after an interruption
 // or a kill, the same options with `resume` continue at the layer it was in, and end in the same

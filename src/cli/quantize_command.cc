@@ -28,6 +28,8 @@ int RunQuantize(QuantizeFlags flags) {
   if (flags.dry_run) {
     const QuantizePlan plan = PlanQuantization(options);
     flags.json ? PrintJson(ToJson(plan)) : PrintText(PlanTable(plan));
+    FlushOutput();  // before the error, where both go to one place
+    RequireResources(plan);
     return kExitSuccess;
   }
   const QuantizeReport report = Quantize(options);

@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "base/progress.h"
-#include "nibble/error.h"
 
 namespace nibble {
 namespace {
@@ -129,11 +128,10 @@ void PlanMemory(const MemoryQuestion& question, QuantizePlan& plan) {
   for (const QuantizePlan::Item& item : plan.memory) {
     list += fmt::format("{}{} {}", list.empty() ? "" : ", ", item.name, FormatBytes(item.bytes));
   }
-  throw Error(
-      ErrorCode::kResourceExhausted,
-      fmt::format("one expert at a time needs {} of memory ({}), the budget is {}; give more "
-                  "with `memory_bytes`, or fewer calibration tokens with `samples` or `max_seq_len`",
-                  FormatBytes(plan.memory_bytes), list, FormatBytes(question.budget_bytes)));
+  plan.lacking.push_back(fmt::format(
+      "one expert at a time needs {} of memory ({}), the budget is {}; give more "
+      "with `memory_bytes`, or fewer calibration tokens with `samples` or `max_seq_len`",
+      FormatBytes(plan.memory_bytes), list, FormatBytes(question.budget_bytes)));
 }
 
 }  // namespace nibble

@@ -23,8 +23,8 @@ struct MemoryQuestion {
 };
 
 // Holds as many experts' Hessians together as the budget allows, with the activations in memory if
-// possible, else in a file: fills the memory part of the plan and scratch_disk_bytes. Throws
-// kResourceExhausted with the numbers if one expert at a time is still too much.
+// possible, else in a file: fills the memory part of the plan and scratch_disk_bytes. If one expert
+// at a time is still too much, the plan is for that, and says in `lacking` by how much.
 void PlanMemory(const MemoryQuestion& question, QuantizePlan& plan);
 
 }  // namespace nibble

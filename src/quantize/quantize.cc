@@ -1,5 +1,7 @@
 #include "nibble/quantize.h"
 
+#include <fmt/format.h>
+
 #include <optional>
 
 #include "base/file.h"
@@ -37,6 +39,11 @@ RecipeOptions ReadRecipe(const std::filesystem::path& file) {
 
 QuantizePlan PlanQuantization(const QuantizeOptions& options) {
   return QuantizationRun(options, Load(options)).plan();
+}
+
+void RequireResources(const QuantizePlan& plan) {
+  if (plan.lacking.empty()) return;
+  throw Error(ErrorCode::kResourceExhausted, fmt::format("{}", fmt::join(plan.lacking, ". ")));
 }
 
 QuantizeReport Quantize(const QuantizeOptions& options) {

@@ -158,7 +158,8 @@ Json ToJson(const QuantizePlan& plan) {
           {"calibration_tokens", plan.calibration_tokens},
           {"gflop_per_second", plan.gflop_per_second},
           {"phases", phases},
-          {"seconds", plan.seconds}};
+          {"seconds", plan.seconds},
+          {"lacking", plan.lacking}};
 }
 
 Json ToJson(const QuantizeReport& report) {

@@ -96,6 +96,9 @@ TEST(Report, ThePlanSaysWhatIsNeeded) {
                     Not(HasSubstr("activations, while it runs"))));
   plan.scratch_disk_bytes = 1'000'000;
   EXPECT_THAT(PlanTable(plan), HasSubstr("activations, while it runs"));
+  EXPECT_EQ(ToJson(plan)["lacking"].dump(), "[]");
+  plan.lacking = {"one", "two"};
+  EXPECT_EQ(ToJson(plan)["lacking"].dump(), R"(["one","two"])");
 }
 
 }  // namespace

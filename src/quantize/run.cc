@@ -182,15 +182,15 @@ void QuantizationRun::State::MakePlan() {
   while (!fs::exists(existing) && existing.has_parent_path()) existing = existing.parent_path();
   plan.free_disk_bytes = FreeDiskBytes(existing);
   if (!options.resume && plan.output_bytes + plan.scratch_disk_bytes > plan.free_disk_bytes) {
-    throw Error(
-        ErrorCode::kResourceExhausted,
-        fmt::format("{}: needs {} on disk ({} of output{}), {} free", options.output.string(),
-                    FormatBytes(plan.output_bytes + plan.scratch_disk_bytes),
-                    FormatBytes(plan.output_bytes),
-                    plan.scratch_disk_bytes > 0
-                        ? ", " + FormatBytes(plan.scratch_disk_bytes) + " of activations"
-                        : "",
-                    FormatBytes(plan.free_disk_bytes)));
+    plan.lacking.push_back(fmt::format(
+        "{}: needs {} on disk ({} of output{}), {} free; free some space or choose "
+        "another disk",
+        options.output.string(), FormatBytes(plan.output_bytes + plan.scratch_disk_bytes),
+        FormatBytes(plan.output_bytes),
+        plan.scratch_disk_bytes > 0
+            ? ", " + FormatBytes(plan.scratch_disk_bytes) + " of activations"
+            : "",
+        FormatBytes(plan.free_disk_bytes)));
   }
   const double layers = static_cast<double>(config.num_layers);
   const auto add_phase = [&](const char* name, double gflop) {
@@ -245,6 +245,7 @@ std::string QuantizationRun::State::DescribeToken(int64_t token) const {
 }
 
 QuantizeReport QuantizationRun::State::Run() {
+  RequireResources(plan);
   const auto start = std::chrono::steady_clock::now();
   QuantizeReport report;
   report.plan = plan;

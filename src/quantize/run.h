@@ -11,15 +11,16 @@ namespace nibble {
 // Quantize() and PlanQuantization().
 class QuantizationRun {
  public:
-  // Checks everything that can be known before the start: options, input, memory. Writes nothing.
-  // The sequences may be empty for rounding to nearest only. Throws Error.
+  // Checks everything that can be known before the start. Writes nothing. The sequences may be
+  // empty for rounding to nearest only. Throws Error for unfit options or input; too little memory
+  // or disk is told by the plan.
   QuantizationRun(const QuantizeOptions& options, CalibrationSet calibration);
   ~QuantizationRun();
 
   const QuantizePlan& plan() const;
 
-  // Quantizes, writes, reads back. Throws Error; may be followed by another QuantizationRun with
-  // `resume`.
+  // Quantizes, writes, reads back. Throws Error, kResourceExhausted if the plan lacks anything; may
+  // be followed by another QuantizationRun with `resume`.
   QuantizeReport Run();
 
  private:
