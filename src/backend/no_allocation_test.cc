@@ -17,7 +17,7 @@ std::atomic<int64_t> allocations = 0;
 
 void* Counted(std::size_t size, std::size_t alignment) {
   allocations.fetch_add(1, std::memory_order_relaxed);
-  const std::size_t rounded = RoundUp(size, alignment);
+  const std::size_t rounded = nibble::RoundUp(size, alignment);
   return std::aligned_alloc(alignment, rounded == 0 ? alignment : rounded);
 }
 

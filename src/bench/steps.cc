@@ -122,10 +122,10 @@ LoadReport BenchLoad(const LoadBenchOptions& options) {
   report.seconds = cpu::MedianSeconds(options.repeats, [&] {
     const Checkpoint checkpoint(options.directory);
     const auto backend = MakeBackend("cpu", options.backend);
-    Mixtral model(checkpoint, *backend, 1);
-    KvCache kv = model.MakeKvCache(1);
+    Model model(checkpoint, *backend, 1);
+    const auto kv = model.MakeKvPages(1);
     std::vector<float> logits;
-    model.Forward(MakeBatch(model.config(), first_token, 0, 1, 1), kv, logits);
+    model.Forward(MakeBatch(checkpoint.config(), first_token, 0, 1, 1), *kv, logits);
     report.backend = backend->name();
     report.packed = model.packed();
     report.weight_bytes = model.weight_bytes();

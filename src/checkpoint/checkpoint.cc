@@ -378,8 +378,7 @@ PackedView Checkpoint::GetPacked(std::string_view module, int64_t rows, int64_t 
     throw Invalid(where, "weight_zero_point is there, though quantization_config says symmetric");
   }
   if (!config.symmetric) {
-    result.zero_point =
-        get("weight_zero_point", {DType::kI32}, {CeilDiv(rows, per_word), groups});
+    result.zero_point = get("weight_zero_point", {DType::kI32}, {CeilDiv(rows, per_word), groups});
   }
   if (config.act_order != ActOrder::kGroup && present("weight_g_idx")) {
     throw Invalid(where, "weight_g_idx is there, though quantization_config has no actorder group");

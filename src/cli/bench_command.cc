@@ -147,7 +147,7 @@ int BenchLoadCommand(const BenchOptions& options) {
                 FormatBytes(report.weight_bytes), fmt::format("{:.3f}", report.seconds * 1e3),
                 fmt::format("{:.3f}", report.roof_seconds * 1e3),
                 fmt::format("{:.0f}%", 100 * report.share_of_roof())});
-  fmt::print("{}", table.ToString());
+  Print("{}", table.ToString());
   return kExitSuccess;
 }
 

@@ -31,7 +31,7 @@ int64_t Recipe::NumGroups(const std::string& module, int64_t cols) const {
   throw Error(
       ErrorCode::kUnsupported,
       fmt::format("{}: its {} inputs are not a multiple of the group size {}; choose another "
-                  "--group-size (channel always works), or leave it out with --ignore {}",
+                  "`group_size` (channel always works), or leave it out: `ignore` {}",
                   module, cols, group, module));
 }
 
