@@ -50,9 +50,26 @@ void WaitWhileEqual(const std::atomic<uint32_t>& word, uint32_t old, bool spin) 
   word.wait(old, std::memory_order_acquire);
 }
 
-// The pool whose body this thread is running, and its number there.
+// The pool whose body this thread is running, and the thread's number there.
 thread_local const void* current_pool = nullptr;
 thread_local int current_thread = 0;
+
+class InsideBody {
+ public:
+  InsideBody(const void* pool, int thread)
+      : outer_pool_(std::exchange(current_pool, pool)),
+        outer_thread_(std::exchange(current_thread, thread)) {}
+  ~InsideBody() {
+    current_pool = outer_pool_;
+    current_thread = outer_thread_;
+  }
+  InsideBody(const InsideBody&) = delete;
+  InsideBody& operator=(const InsideBody&) = delete;
+
+ private:
+  const void* outer_pool_;
+  int outer_thread_;
+};
 
 }  // namespace
 
@@ -73,10 +90,9 @@ struct ThreadPool::State {
   std::vector<std::jthread> workers;  // last: joined before the rest goes
 
   void TakeIndices(int thread) {
+    const InsideBody inside(this, thread);
     const int64_t end = count;
     const auto& call = *body;
-    current_pool = this;
-    current_thread = thread;
     try {
       for (;;) {
         const int64_t index = next.fetch_add(1, std::memory_order_relaxed);
@@ -88,7 +104,6 @@ struct ThreadPool::State {
       const std::scoped_lock lock(error_mutex);
       if (!error) error = std::current_exception();
     }
-    current_pool = nullptr;
   }
 
   bool Enter() {

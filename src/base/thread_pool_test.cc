@@ -74,6 +74,25 @@ TEST(ThreadPool, WakesWorkersThatHaveGoneToSleep) {
   }
 }
 
+TEST(ThreadPool, RunsCallsFromInsideABodyOnThatBodysThread) {
+  ThreadPool pool(2);
+  EXPECT_FALSE(pool.InBody());
+  std::atomic<int> wrong = 0;
+  for (int round = 0; round < 20; ++round) {
+    pool.ParallelFor(8, [&](int64_t, int outer) {
+      if (!pool.InBody()) ++wrong;
+      const auto id = std::this_thread::get_id();
+      pool.ParallelFor(5, [&](int64_t, int inner) {
+        if (inner != outer || std::this_thread::get_id() != id) ++wrong;
+      });
+      ThreadPool other(1);
+      if (other.InBody()) ++wrong;
+    });
+    EXPECT_FALSE(pool.InBody());  // the next one is shared again
+  }
+  EXPECT_EQ(wrong, 0);
+}
+
 TEST(ThreadPool, HandsAnExceptionToTheCallerAndGoesOn) {
   for (const int threads : {1, 4}) {
     ThreadPool pool(threads);
