@@ -245,6 +245,15 @@ def check_source_comments(path, text):
                 yield number, f"names {name}#{anchor}: no such heading"
 
 
+def check_comment_width(path, text):
+    """clang-format leaves comments alone (ReflowComments: false), since it would tear tables apart."""
+    if path.suffix not in {".h", ".cc", ".cu", ".cuh"}:
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        if len(line) > 100 and "//" in line and '"' not in line:
+            yield number, f"comment reaches column {len(line)}; the limit is 100"
+
+
 def check_words(path, text):
     if path.parts[0] == "demo" or path.name.endswith(".lock") or "corpus" in path.parts:
         return  # other people's texts
@@ -287,7 +296,8 @@ def main():
              for path, text in texts.items() if path.name == "CMakeLists.txt"}
     findings = list(check_scripts_are_registered(files))
     for path, text in texts.items():
-        checks = [check_links(path, text), check_words(path, text), check_source_comments(path, text)]
+        checks = [check_links(path, text), check_words(path, text), check_source_comments(path, text),
+                  check_comment_width(path, text)]
         if path.suffix in {".cc", ".h", ".cu", ".cuh"}:
             checks += [check_includes(path, text), check_source_is_built_and_tested(path, lists),
                        check_who_talks_to_the_user(path, text)]

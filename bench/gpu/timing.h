@@ -18,9 +18,8 @@ struct Timing {
   double seconds = 0;  // of one launch
   double bytes = 0;    // what one has to move and compute at least
   double operations = 0;
-  int copies = 0;  // of the problem, used in turn, so that the caches hold none of them
-  bool graph =
-      true;  // false: the launch could not be captured, so its cost on the host is included
+  int copies = 0;     // of the problem, used in turn, so that the caches hold none of them
+  bool graph = true;  // false: capture failed, so the launch's cost on the host is included
 };
 
 // Replays a graph of launches over copies of the problem, `first` and others made here, that

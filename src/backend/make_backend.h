@@ -8,9 +8,8 @@
 namespace nibble {
 
 struct BackendOptions {
-  int threads = 0;  // 0: all CPUs this process may use
-  std::string
-      instruction_set;       // empty: the best this machine has; else a name of instruction_set.h
+  int threads = 0;              // 0: all CPUs this process may use
+  std::string instruction_set;  // empty: the best of this machine; names: instruction_set.h
   int activation_bits = 16;  // of the activations that packed weights are multiplied with: 16 or 8
 };
 

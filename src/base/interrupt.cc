@@ -26,8 +26,8 @@ void InstallInterruptHandler() {
   struct sigaction action{};
   action.sa_handler = OnSignal;
   sigemptyset(&action.sa_mask);
-  action.sa_flags =
-      0;  // no SA_RESTART: a blocked read returns, so that its caller can look at the flag
+  // Without SA_RESTART a blocked read returns, so that its caller can look at the flag.
+  action.sa_flags = 0;
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
 }

@@ -12,8 +12,8 @@ namespace nibble {
 // One measured kernel. A rate is `amount` per call over the median time of a call.
 struct KernelFigure {
   std::string name;  // "int4 g128, 1 row"
-  std::string
-      unit;  // "GB/s": of weights or keys; "GFLOP/s" and "GOP/s": useful multiply-adds, two each
+  // "GB/s" of weights or keys; "GFLOP/s" or "GOP/s" of useful arithmetic, a multiply-add being two.
+  std::string unit;
   double amount = 0;   // bytes or operations
   double seconds = 0;  // median of a call
   double roof = 0;     // amount per second that the machine allows

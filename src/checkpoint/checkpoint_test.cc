@@ -318,8 +318,8 @@ TEST_F(CheckpointTest, CopiesMisalignedTensorsWhenTheyAreUsed) {
 }
 
 TEST_F(CheckpointTest, ForgetsPagesOnRequest) {
-  const Tensor tensor =
-      FromFloat(std::vector<float>(8 << 20, 1.0f), DType::kF32, {8 << 20});  // 32 MiB
+  constexpr int64_t kElements = 8 << 20;  // 32 MiB
+  const Tensor tensor = FromFloat(std::vector<float>(kElements, 1.0f), DType::kF32, {kElements});
   WriteSafetensors(Path("model.safetensors"), {{"t", tensor.view()}});
   const Checkpoint checkpoint(Path());
   const auto resident_kb = [] {

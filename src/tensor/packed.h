@@ -10,14 +10,14 @@ namespace nibble {
 
 // A quantized Linear [rows, cols] as a checkpoint stores it. Borrows everything.
 //
-//   packed      I32 [rows, ceil(cols * bits / 32)]   code k of a row sits in word k / (32 / bits)
-//   at bits
-//                                                    bits * (k % (32 / bits)), lowest first, as
-//                                                    code + 2^(bits-1)
+//   packed      I32 [rows, ceil(cols * bits / 32)]         code k of a row sits in word
+//                                                          k / (32 / bits) from bit
+//                                                          bits * (k % (32 / bits)) on, that is,
+//                                                          lowest first, as code + 2^(bits-1)
 //   scales      BF16/F16/F32 [rows, num_groups]
 //   zero_point  I32 [ceil(rows * bits / 32), num_groups]   asymmetric only; packed along the rows
-//   g_idx       I32 [cols]                                 act-order "group" only: group of each
-//   column
+//   g_idx       I32 [cols]                                 act-order "group" only: the group of
+//                                                          each column
 struct PackedView {
   int bits = 4;  // 4 or 8
   int64_t rows = 0;

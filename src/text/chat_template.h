@@ -15,8 +15,8 @@ class ChatTemplate {
   // chat_template.jinja, chat_template.json or tokenizer_config.json's chat_template (the "default"
   // one of a list). Throws kNotFound if the model has none.
   static ChatTemplate Load(const std::filesystem::path& directory);
-  ChatTemplate(std::string source, std::string bos_token,
-               std::string eos_token);  // kInvalidData: syntax
+  // Throws kInvalidData for a syntax error in `source`.
+  ChatTemplate(std::string source, std::string bos_token, std::string eos_token);
   ChatTemplate(ChatTemplate&&) noexcept;
   ~ChatTemplate();
 

@@ -9,8 +9,8 @@
 namespace nibble {
 namespace {
 
-constexpr std::string_view kReplacement =
-    "\xEF\xBF\xBD";  // U+FFFD: bytes that are no character yet
+// U+FFFD, to which incomplete or invalid bytes are decoded.
+constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
 constexpr size_t kMaxPending = 16;  // tokens without a whole character among them: that is no UTF-8
 

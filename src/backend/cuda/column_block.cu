@@ -28,8 +28,7 @@ __global__ void __launch_bounds__(kRows) ColumnBlockKernel(ColumnBlockArgs args)
   float loss = 0;
   for (int i = 0; i < args.columns; ++i) {
     const int64_t col = args.first + i;
-    const float* factor =
-        args.factor + col * args.cols + args.first;  // the block's part of U's row
+    const float* factor = args.factor + col * args.cols + args.first;  // the block's part of a row
     const float scale = scales[col / args.group_size];
     const float code = fminf(fmaxf(rintf(w[i] / scale), -8.0f), 7.0f);
     const float error = (w[i] - code * scale) / factor[i];

@@ -127,8 +127,8 @@ __device__ int32_t Draw(const Row& row, double draw) {
   sums[threadIdx.x] = sum;
   __syncthreads();
   if (threadIdx.x == 0) {
-    const int threads =
-        static_cast<int>(blockDim.x);  // not kThreads: unrolled, it spills registers
+    // Not kThreads: unrolled, the loop spills registers.
+    const int threads = static_cast<int>(blockDim.x);
     double total = 0;
     for (int thread = 0; thread < threads; ++thread) total += sums[thread];
     const double target = draw * total;

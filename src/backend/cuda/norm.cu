@@ -27,8 +27,8 @@ __global__ void __launch_bounds__(kThreads) AddRmsNormKernel(AddRmsNormArgs args
   }
   const float mean = BlockSum<kThreads>(squares) / static_cast<float>(hidden);
   const float scale = rsqrtf(mean + args.eps);
-  for (int i = static_cast<int>(threadIdx.x); i < hidden;
-       i += kThreads) {  // its own elements again
+  // The same elements as above: a thread reads what it wrote.
+  for (int i = static_cast<int>(threadIdx.x); i < hidden; i += kThreads) {
     const float value = __bfloat162float(x[i]) * scale * __bfloat162float(args.weight[i]);
     args.normed[row * hidden + i] = __float2bfloat16(value);
   }

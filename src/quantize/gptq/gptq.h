@@ -26,8 +26,9 @@ struct QuantizedLinear {
 // Quantizes the Linears that read one input, by GPTQ: columns in turn, each column's rounding error
 // spread over the columns not yet done in the way that changes the outputs least.
 //
-//   h      [cols, cols], upper triangle: X^T X over the `tokens` inputs seen in calibration;
-//   destroyed scale_dtype   BF16 or F16
+//   h            [cols, cols], upper triangle: X^T X over the `tokens` inputs seen in calibration;
+//                overwritten
+//   scale_dtype  BF16 or F16
 //
 // A Hessian that cannot be factored is damped more (max(2 d, 0.01), five times), then its Linears
 // are rounded to nearest; the reports say so. Inputs that were zero in every token have no

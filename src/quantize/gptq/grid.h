@@ -17,9 +17,8 @@ struct Grid {
 // Chooses the grid of one group from its weights.
 //   minmax       absmax / 7.5 (4 bits, symmetric): the grid that spans the group
 //   mse          shrinks that range in 20 steps of 1 % and keeps what minimises sum |error|^2.4
-//   imatrix_mse  in steps of 5 %, sum importance |error|^3; `importance` is proportional to E[x^2]
-//   of
-//                each input
+//   imatrix_mse  the same in steps of 5 % with sum importance |error|^3; `importance` is
+//                proportional to E[x^2] of each input
 // The range always contains zero; a group of zeros gets the type's epsilon as its scale. Scales are
 // rounded to `scale_dtype` (BF16 or F16) at once, so that errors are measured against the grid that
 // is stored. Source: docs/formats.md#scales.

@@ -16,7 +16,7 @@ inline constexpr int64_t kSmallHessian = 1024;
 // depend on the order of the calibration tokens alone.
 class Hessian {
  public:
-  // Zeros, whose pages are not resident yet. Throws kResourceExhausted.
+  // All zeros; pages become resident when first written. Throws kResourceExhausted.
   explicit Hessian(int64_t size);
   Hessian(Hessian&& other) = default;
   Hessian& operator=(Hessian&&) = delete;

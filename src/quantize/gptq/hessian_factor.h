@@ -21,9 +21,8 @@ class HessianFactor {
   HessianFactor(const Recipe& recipe, float* h, int64_t n, GptqAlgebra& algebra);
 
   int64_t size() const { return n_; }
-  std::span<const float> diagonal() const {
-    return diagonal_;
-  }  // of H, in the order of the weights
+  // Of H, in the order of the weights.
+  std::span<const float> diagonal() const { return diagonal_; }
   bool is_dead(int64_t column) const { return diagonal_[static_cast<size_t>(column)] == 0; }
   int64_t num_dead() const;
   // The column at each position of the sweep: the identity, or by decreasing diagonal.

@@ -46,8 +46,7 @@ void TransposeInOrder(const float* from, int64_t rows, int64_t cols, std::span<c
 // to [rows, cols] = from [cols, from_rows], whose columns stand in `order`.
 void TransposeBack(const int8_t* from, int64_t rows, int64_t cols, std::span<const int32_t> order,
                    int64_t from_rows, int8_t* to) {
-  constexpr int64_t kTile =
-      16;  // rows: wide matrices would put more of them in the same cache sets
+  constexpr int64_t kTile = 16;  // rows; in wide matrices more would map to the same cache sets
   for (int64_t first = 0; first < rows; first += kTile) {
     const int64_t last = std::min(first + kTile, rows);
     for (int64_t i = 0; i < cols; ++i) {

@@ -9,19 +9,19 @@ namespace nibble {
 struct SweepBlock {
   int64_t columns = 0;
   int64_t rows = 0;          // a multiple of kSweepRowMultiple
-  float* weights = nullptr;  // [columns, rows], in: current weights; out: of no use
-  const float* factor =
-      nullptr;                // upper triangle of the block's [columns, columns] part of U; null:
-  int64_t factor_stride = 0;  //   plain rounding
+  float* weights = nullptr;  // [columns, rows], in: current weights; out: overwritten
+  // Upper triangle of the block's [columns, columns] part of U, rows factor_stride apart; null:
+  // plain rounding.
+  const float* factor = nullptr;
+  int64_t factor_stride = 0;
   const int32_t* groups = nullptr;     // [columns]: the group of each column
   const float* scales = nullptr;       // [num_groups, rows]
   const float* zero_points = nullptr;  // [num_groups, rows]
   float min_code = 0;
   float max_code = 0;
   int8_t* codes = nullptr;  // [columns, rows], out
-  float* errors =
-      nullptr;  // [columns, rows], out: (weight - decoded) / U[i, i], to be spread to the
-                //   columns after the block
+  // [columns, rows], out: (weight - decoded) / U[i, i], to spread to the columns after the block.
+  float* errors = nullptr;
   float* losses = nullptr;  // [rows], out: sum of the block's squared errors
 };
 

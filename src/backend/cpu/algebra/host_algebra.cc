@@ -210,13 +210,16 @@ int64_t HostAlgebra::InverseCholesky(float* h, int64_t n) {
   return Factor(h, n, n, n <= 4096 ? 256 : kSmallFactor, scratch);
 }
 
-// With H cut into  A   B   where the factor V of D^-1 = V^T V is known, P = B V^T and S = A - P
-// P^T,
-//                  B^T D
-// the factor of S^-1 is called T, and  T  -T P V  is that of H^-1. It takes the place of H without
-//                                      0   V
-// its inverse or its own Cholesky factor ever being formed, and nearly all of it is long matrix
-// products, whose tiles are a function of the size alone.
+// Blocked and recursive, in place. With
+//
+//   H = [ A    B ]    D^-1 = V^T V (known),    P = B V^T,    S = A - P P^T,    S^-1 = T^T T,
+//       [ B^T  D ]
+//
+// the factor of H^-1 is  [ T  -T P V ]
+//                        [ 0     V   ].
+//
+// Neither the inverse of H nor its own Cholesky factor is ever formed, and nearly all of the work
+// is long matrix products, whose tiles are a function of the size alone.
 int64_t HostAlgebra::Factor(float* h, int64_t n, int64_t stride, int64_t leaf, float* p) {
   if (n <= leaf) return cpu::SmallInverseCholesky(h, n, stride);
   const int64_t top = TopRows(n);

@@ -16,8 +16,8 @@ bool HasTileProducts();
 struct TileOperand {
   const float* data = nullptr;
   int64_t stride = 0;
-  bool depth_major =
-      false;  // element (line, depth) at depth * stride + line, or line * stride + depth
+  // Element (line, depth) is at depth * stride + line if true, else at line * stride + depth.
+  bool depth_major = false;
   // Elements whose row in memory is larger than their column plus `upper_from` count as zeros
   // whatever they are, as in an upper triangular matrix.
   bool upper = false;

@@ -127,9 +127,9 @@ struct Kernels {
                        const FixedPointRows& x, int64_t first_row, int64_t num_rows, float* sums,
                        void* scratch);
 
-  // What to do with a tile of sums [num_rows][64], of which `width` columns exist: out[i * stride +
-  // r]
-  //   = sum,  += sum,  = silu(sum) * other.
+  // What to do with a tile of sums [num_rows][64], of which `width` columns exist. Element
+  // out[i * stride + r]
+  //   = sum (store_tile),  += sum (add_tile),  = silu(sum) * other (silu_tile).
   void (*store_tile)(const float* sums, int64_t num_rows, int64_t width, float* out,
                      int64_t stride);
   void (*add_tile)(const float* sums, int64_t num_rows, int64_t width, float* out, int64_t stride);

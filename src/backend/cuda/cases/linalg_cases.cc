@@ -21,8 +21,8 @@ class Gram final : public Problem {
     device_x_ = Input("x", x_);
     device_h_ = InOut("h", h_, 1e-5);
     const auto cols = static_cast<double>(shape.cols);
-    bytes_ =
-        2.0 * static_cast<double>(x_.size()) + 4 * cols * cols;  // half of it, read and written
+    // Half of H, read and written.
+    bytes_ = 2.0 * static_cast<double>(x_.size()) + 4 * cols * cols;
     operations_ = static_cast<double>(shape.rows) * cols * cols;
   }
   ~Gram() override { cublasDestroy(handle_); }
