@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Reads every word `rounds` times; a thread has four loads under way.
+// Reads every word `rounds` times; a thread has four loads in flight.
 __global__ void __launch_bounds__(kThreads)
     ReadKernel(const uint4* words, int64_t count, int rounds, unsigned* sink) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     for (; i < count; i += step) sum += words[i].x ^ words[i].y ^ words[i].z ^ words[i].w;
   }
-  if (sum == 0x12345678u) *sink = sum;  // so that the loads are not left out
+  if (sum == 0x12345678u) *sink = sum;  // so that the compiler keeps the loads
 }
 
 cudaError_t Read(const DeviceMemory& memory, int64_t bytes, int rounds, void* sink,

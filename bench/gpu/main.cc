@@ -27,7 +27,7 @@ struct Options {
   bool check = true;
   bool time = true;
   uint64_t seed = 0;
-  double seconds = 480;  // nothing is begun after this long
+  double seconds = 480;  // no case starts after this time
 };
 
 struct Row {
@@ -92,7 +92,7 @@ void PrintRow(const Row& row, const Ceilings& ceilings) {
   std::fflush(stdout);
 }
 
-// One case: checked where its twin is not too slow, then timed if it is a real shape.
+// One case: checked unless its twin is too slow, then timed if it is a real shape.
 void Run(const Case& one, const Options& options, const Device& device, cudaStream_t stream,
          Results& results) {
   auto problem = one.make(options.seed);

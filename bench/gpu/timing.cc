@@ -15,7 +15,7 @@ void Require(cudaError_t error, const char* what) {
   std::exit(1);
 }
 
-// All launches as one graph; null where something in them cannot be captured.
+// All launches as one graph; null if they cannot be captured.
 cudaGraphExec_t Capture(cudaStream_t stream, const std::function<cudaError_t()>& launches) {
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t executable = nullptr;
@@ -24,7 +24,7 @@ cudaGraphExec_t Capture(cudaStream_t stream, const std::function<cudaError_t()>&
   captured = cudaStreamEndCapture(stream, &graph) == cudaSuccess && captured;
   if (captured && cudaGraphInstantiate(&executable, graph, 0) != cudaSuccess) executable = nullptr;
   if (graph != nullptr) cudaGraphDestroy(graph);
-  cudaGetLastError();  // a failed capture is no error of ours
+  cudaGetLastError();  // clears the error of a failed capture
   return executable;
 }
 
@@ -54,7 +54,7 @@ double MedianSeconds(cudaStream_t stream, int repeats, const std::function<cudaE
 Timing TimeCase(const Case& one, std::unique_ptr<Problem> first, int64_t l2_bytes, uint64_t seed,
                 cudaStream_t stream) {
   constexpr int kMaxCopies = 64;
-  constexpr int kLaunches = 64;  // in a graph, at least: what a replay costs beside them is small
+  constexpr int kLaunches = 64;  // in a graph at least, which makes the cost of a replay negligible
   Timing timing;
   std::vector<std::unique_ptr<Problem>> copies;
   int64_t footprint = first->footprint();

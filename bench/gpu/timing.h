@@ -10,15 +10,15 @@
 
 namespace nibble::cuda::bench {
 
-// The median time of one call among `repeats`, by events on the stream, after two that do not
-// count. Exits with a message where a call fails.
+// The median time of `repeats` calls, by events on the stream, after two warm-up calls. Exits with
+// a message if a call fails.
 double MedianSeconds(cudaStream_t stream, int repeats, const std::function<cudaError_t()>& launch);
 
 struct Timing {
   double seconds = 0;  // of one launch
-  double bytes = 0;    // what one has to move and compute at least
+  double bytes = 0;    // minimum moved and computed by one
   double operations = 0;
-  int copies = 0;     // of the problem, used in turn, so that the caches hold none of them
+  int copies = 0;     // of the problem, used round-robin, so that the caches are cold
   bool graph = true;  // false: capture failed, so the launch's cost on the host is included
 };
 

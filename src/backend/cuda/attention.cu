@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kWarps * 32) AttentionKernel(AttentionArgs arg
   const int64_t row = blockIdx.x;
   const int head = static_cast<int>(blockIdx.y * kWarps + threadIdx.x / 32);
   const int lane = static_cast<int>(threadIdx.x % 32);
-  if (head >= args.q_heads) return;  // the whole warp, and no barrier follows
+  if (head >= args.q_heads) return;  // whole warps leave, and no barrier follows
   const PageShape& shape = args.shape;
   const int kv_head = head / (args.q_heads / shape.kv_heads);
   const int64_t at = (row * args.q_heads + head) * shape.head_dim + lane;

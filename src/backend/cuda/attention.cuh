@@ -22,7 +22,7 @@ struct AttentionArgs {
   __nv_bfloat16* out;  // [rows, q_heads * head_dim]
   int32_t rows;
   int32_t q_heads;
-  int32_t window;  // 0: sees everything
+  int32_t window;  // 0: unlimited
   float scale;     // of the products, 1 / sqrt(head_dim)
 };
 cudaError_t LaunchAttention(const AttentionArgs& args, cudaStream_t stream);

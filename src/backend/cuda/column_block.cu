@@ -1,16 +1,16 @@
-// Rung 1: a thread a row, its block of weights in shared memory; U comes from L1, the same element
-// for every thread at a time.
+// Rung 1: a thread a row, its block of weights in shared memory; U comes from L1, where all threads
+// read the same element at the same time (a broadcast).
 #include "backend/cuda/column_block.cuh"
 #include "backend/cuda/launch.h"
 
 namespace nibble::cuda {
 namespace {
 
-constexpr int kRows = 64;      // a block of threads takes
+constexpr int kRows = 64;      // of a block of threads
 constexpr int kThreads = 256;  // of the reversal
 
 __global__ void __launch_bounds__(kRows) ColumnBlockKernel(ColumnBlockArgs args) {
-  __shared__ float weights[kRows][kBlockColumns + 1];  // padded: a column lies in different banks
+  __shared__ float weights[kRows][kBlockColumns + 1];  // padded against bank conflicts
   const int thread = static_cast<int>(threadIdx.x);
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kRows;
   const int rows = static_cast<int>(min(static_cast<int64_t>(kRows), args.rows - first_row));

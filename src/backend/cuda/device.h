@@ -18,11 +18,11 @@ struct Device {
 
 struct DeviceList {
   std::vector<Device> devices;
-  std::string why_none;  // one sentence with what to do about it; empty if there are devices
+  std::string why_none;  // one sentence, with the remedy; empty if there are devices
 };
 
-// The GPUs this program can use. Never throws: a machine without one, without a driver or with an
-// old driver is an answer. In a build without CUDA there are none (no_cuda.cc).
+// The GPUs this program can use. Never throws: without a GPU, without a driver or with an old
+// driver the list is empty and says why. In a build without CUDA it is always empty (no_cuda.cc).
 DeviceList Devices();
 
 }  // namespace nibble::cuda

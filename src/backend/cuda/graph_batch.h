@@ -7,8 +7,8 @@
 
 #include "backend/cuda/pages.h"
 
-// A captured graph runs a fixed number of rows; a step of fewer is padded with rows that touch
-// nothing. Host code.
+// A captured graph runs a fixed number of rows; a step of fewer is padded with rows that read and
+// write nothing. Host code.
 namespace nibble::cuda {
 
 // The sizes that graphs are captured for.
@@ -35,9 +35,9 @@ struct GraphInputs {
   int32_t max_pages = 0;
 };
 
-// Makes rows [rows, batch) padding, where batch is the size of the arrays. Whatever an earlier step
-// left there is gone: token 0 is in every vocabulary, position 0 in every table, page 0 in every
-// pool, row 0 in every step; kPaddingRow keeps kernels from using them for anything.
+// Makes rows [rows, batch) padding, where batch is the size of the arrays, and overwrites what an
+// earlier step left there with indices that are always valid (token 0, position 0, page 0, row 0);
+// kPaddingRow makes kernels skip these rows.
 inline void PadInputs(int32_t rows, const GraphInputs& inputs) {
   const auto fill = [](std::span<int32_t> values, int64_t first, int32_t value) {
     std::fill(values.begin() + first, values.end(), value);

@@ -1,7 +1,8 @@
 #pragma once
 
 // Index maps, bit tricks and partitions are plain functions that kernels call and that tests run on
-// the host. Headers with this mark include nothing of CUDA and compile with every C++ compiler.
+// the host. Headers that use these macros include nothing of CUDA and compile with every C++
+// compiler.
 #ifdef __CUDACC__
 #define NIBBLE_HOST_DEVICE __host__ __device__
 #else

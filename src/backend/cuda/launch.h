@@ -6,9 +6,9 @@
 
 namespace nibble::cuda {
 
-// kernel<<<grid, block, 0, stream>>>(args...) as a function. Returns what the launch itself says;
-// what the kernel does wrong later is the stream's to tell. Grids of zero blocks are no error: an
-// empty batch has nothing to do.
+// kernel<<<grid, block, 0, stream>>>(args...) as a function. Returns the error of the launch
+// itself; errors while the kernel runs are reported by the stream. A grid of zero blocks is a
+// no-op: an empty batch has no work.
 template <typename... Parameters>
 cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStream_t stream,
                    std::type_identity_t<Parameters>... args) {

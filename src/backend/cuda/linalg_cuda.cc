@@ -8,7 +8,8 @@ namespace nibble::cuda {
 
 cublasStatus_t GramUpdate(cublasHandle_t handle, const __nv_bfloat16* x, int64_t rows, int64_t cols,
                           float* h) {
-  constexpr int64_t kPanel = 2048;  // only what is below a panel's diagonal block: 56 % at 16384
+  // Below the diagonal only each panel's own square is computed: 56 % of H at 16384 columns.
+  constexpr int64_t kPanel = 2048;
   const float one = 1;
   for (int64_t first = 0; first < cols; first += kPanel) {
     const int64_t width = std::min(kPanel, cols - first);

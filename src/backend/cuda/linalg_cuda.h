@@ -14,8 +14,8 @@
 // workspace and stream. The status of whichever library failed says what went wrong.
 namespace nibble::cuda {
 
-// H += X^T X, upper triangle; what is below the diagonal may be written too, and means nothing.
-// Products of bf16 are exact in fp32.
+// H += X^T X, upper triangle; the part below the diagonal may be overwritten with unspecified
+// values. Products of bf16 are exact in fp32.
 //   x  [rows, cols] bf16
 //   h  [cols, cols]
 cublasStatus_t GramUpdate(cublasHandle_t handle, const __nv_bfloat16* x, int64_t rows, int64_t cols,
@@ -30,14 +30,15 @@ cusolverStatus_t FactorWorkspaceSize(cusolverDnHandle_t handle, cusolverDnParams
 
 // Replaces the upper triangle of H [n, n] by U of H^-1 = U^T U, as Linalg::InverseCholesky does:
 // the factor of H with its indices reversed, inverted, reversed again; no inverse of H is formed.
-// What is below the diagonal is lost. *info (on the device, two of them) is 0, or the place,
-// counted from the last row, of a pivot that was not positive, for the factor and for its inverse.
+// The part below the diagonal is overwritten. info[0] and info[1] (on the device; for the factor
+// and for its inverse) are 0, or the position, counted from the last row, of a pivot that was not
+// positive.
 cusolverStatus_t InverseCholesky(cusolverDnHandle_t handle, cusolverDnParams_t params, float* h,
                                  int64_t n, void* device_workspace, void* host_workspace,
                                  const FactorWorkspace& size, int* info, cudaStream_t stream);
 
-// W[:, first + columns ..] -= E U[first .. first + columns, first + columns ..]: what a block of
-// columns leaves to those behind it.
+// W[:, first + columns ..] -= E U[first .. first + columns, first + columns ..]: the update of the
+// columns after a block.
 //   weights  [rows, cols]
 //   errors   [rows, kBlockColumns], as ColumnBlock gives them
 //   factor   [cols, cols], upper triangle

@@ -1,5 +1,5 @@
-// Rung 1: a block a row. Where the sampler on the CPU sorts, this searches for the probability at
-// the cut, bit by bit: the bits of numbers that are not negative are ordered as the numbers are.
+// Rung 1: a block a row. Where the sampler on the CPU sorts, this finds the cut-off probability by
+// binary search over its bits: non-negative floats are ordered as their bits are.
 #include "backend/cuda/launch.h"
 #include "backend/cuda/logits.cuh"
 #include "backend/cuda/reduce.cuh"
@@ -59,8 +59,7 @@ struct Row {
     return BlockSum<kThreads>(sum);
   }
 
-  // The largest t in [0, 1] for which holds(t), which is taken to hold for 0, and for all below one
-  // for which it holds.
+  // The largest t in [0, 1] for which holds(t), a monotone predicate that is true at 0.
   template <typename Holds>
   __device__ static double LargestThat(Holds holds) {
     uint64_t low = 0;
@@ -76,7 +75,7 @@ struct Row {
     return FromBits(low);
   }
 
-  // Each thread's run of consecutive tokens.
+  // Each thread has a contiguous range of tokens.
   __device__ int first() const { return min(static_cast<int>(threadIdx.x) * run(), vocab); }
   __device__ int last() const { return min(first() + run(), vocab); }
   __device__ int run() const { return (vocab + kThreads - 1) / kThreads; }
@@ -93,17 +92,17 @@ __device__ void KeepTopK(const Row& row, int64_t top_k) {
   __syncthreads();
 }
 
-// Keeps the most likely tokens (the lower id first among equals) until they make up the share.
+// Keeps the most likely tokens (the lower id first among equals) until their sum reaches the share.
 __device__ void KeepTopP(const Row& row, double top_p) {
   const double share = top_p * row.Sum([](double p) { return p; });
   const auto mass_from = [&](double t) {
     return row.Sum([t](double p) { return p >= t ? p : 0.0; });
   };
-  // The least probability that is kept: the largest at which those from there on reach the share.
+  // The smallest probability kept: the largest threshold whose tail mass reaches the share.
   const double least = Row::LargestThat([&](double t) { return mass_from(t) >= share; });
   const double above = row.Sum([least](double p) { return p > least ? p : 0.0; });
 
-  // How many of those at `least` come before each thread's run.
+  // How many tokens of probability `least` come before each thread's range.
   __shared__ int32_t counts[kThreads];
   int32_t count = 0;
   for (int i = row.first(); i < row.last(); ++i) count += row.p[i] == least ? 1 : 0;
@@ -118,7 +117,8 @@ __device__ void KeepTopP(const Row& row, double top_p) {
   __syncthreads();
 }
 
-// The first token at which the running sum passes `draw` times the whole; or the last likely one.
+// The first token at which the cumulative sum exceeds `draw` times the total, or the last one with
+// a probability above zero.
 __device__ int32_t Draw(const Row& row, double draw) {
   __shared__ double sums[kThreads];
   __shared__ int32_t token;
@@ -133,7 +133,7 @@ __device__ int32_t Draw(const Row& row, double draw) {
     for (int thread = 0; thread < threads; ++thread) total += sums[thread];
     const double target = draw * total;
     double passed = 0;
-    int from = 0;  // the first token of the last run that is passed into
+    int from = 0;  // first token of the range in which the target lies
     double passed_before = 0;
     for (int thread = 0; thread < threads && passed <= target; ++thread) {
       if (sums[thread] <= 0) continue;

@@ -6,7 +6,7 @@
 
 namespace nibble::cuda {
 
-// What a row's choice depends on besides its logits: engine/sampler.h says what each means.
+// The sampling parameters of a row; engine/sampler.h documents them.
 struct SamplingRow {
   double temperature;  // below 1e-5: greedy, and the filters are off
   double top_p;        // in (0, 1]

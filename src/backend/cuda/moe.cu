@@ -1,4 +1,4 @@
-// Rung 1: the router a block a token and a warp an expert; the sort in one block.
+// Rung 1: the router has a block per token and a warp per expert; the sort runs in one block.
 #include "backend/cuda/launch.h"
 #include "backend/cuda/moe.cuh"
 #include "backend/cuda/pages.h"
@@ -56,8 +56,9 @@ __global__ void __launch_bounds__(kThreads) RouterKernel(RouterArgs args) {
   for (int j = 0; j < args.top_k; ++j) weights[j] /= total;
 }
 
-// Each thread has a run of consecutive pairs. They are counted by expert and thread; sums over the
-// counts of lower experts, and of lower threads within an expert, are the places.
+// A counting sort: each thread has a contiguous range of pairs. They are counted by expert and
+// thread; prefix sums over lower experts, and over lower threads within an expert, are the
+// destinations.
 __global__ void __launch_bounds__(kThreads) MoeSortKernel(MoeSortArgs args) {
   __shared__ int32_t places[kMaxExperts][kThreads];
   __shared__ int32_t offsets[kMaxExperts + 1];
@@ -73,7 +74,7 @@ __global__ void __launch_bounds__(kThreads) MoeSortKernel(MoeSortArgs args) {
   }
   __syncthreads();
 
-  if (thread < args.num_experts) {  // places within the expert; its number of rows to offsets
+  if (thread < args.num_experts) {  // prefix sum within the expert; its total goes to offsets
     int32_t sum = 0;
     for (int t = 0; t < kThreads; ++t) {
       const int32_t count = places[thread][t];

@@ -7,8 +7,8 @@
 
 // Which experts run on which tokens. A pair is a (token, choice): pair p = token * top_k + choice.
 // The experts' kernels see the pairs sorted by expert, and within an expert by token: sorted row r
-// is pair pair_of_row[r]. Everything is decided on the device, in arrays of fixed capacity, so that
-// a captured graph needs no count from it.
+// is pair pair_of_row[r]. Everything stays on the device, in arrays of fixed capacity, so that a
+// captured graph needs no counts on the host.
 namespace nibble::cuda {
 
 constexpr int32_t kMaxExperts = 16;
@@ -31,27 +31,27 @@ struct RouterArgs {
 };
 cudaError_t LaunchRouter(const RouterArgs& args, cudaStream_t stream);
 
-// How many tiles of tile_rows sorted rows there can be at most, if a tile belongs to one expert.
+// Maximum number of tiles of tile_rows sorted rows, where a tile belongs to one expert.
 constexpr int32_t MaxTiles(int32_t pairs, int32_t num_experts, int32_t tile_rows) {
   return pairs / tile_rows + num_experts;
 }
 
 // The stable sort of pairs by expert, and the list of tiles that cover it.
 struct MoeSortArgs {
-  const int32_t* experts;  // [pairs], each in [0, num_experts), or -1: takes part in nothing
+  const int32_t* experts;  // [pairs], each in [0, num_experts), or -1: no expert
   int32_t* offsets;      // [num_experts + 1]: expert e has sorted rows [offsets[e], offsets[e + 1])
   int32_t* pair_of_row;  // [pairs]; -1 from offsets[num_experts] on
-  int32_t* row_of_pair;  // [pairs]; -1 for a pair that takes no part
-  int32_t* tile_expert;  // [MaxTiles]; in order of rows; -1 behind the last tile
-  int32_t* tile_first_row;  // [MaxTiles]; what is behind the last tile is -1 as well
+  int32_t* row_of_pair;  // [pairs]; -1 for a pair without an expert
+  int32_t* tile_expert;  // [MaxTiles], in order of rows; -1 after the last tile
+  int32_t* tile_first_row;  // [MaxTiles]; likewise
   int32_t pairs;
   int32_t num_experts;  // at most kMaxExperts
   int32_t tile_rows;
 };
 cudaError_t LaunchMoeSort(const MoeSortArgs& args, cudaStream_t stream);
 
-// out[r] = x[pair_of_row[r] / top_k], or zeros where that is -1: rows in the order of experts, for
-// kernels that cannot gather.
+// out[r] = x[pair_of_row[r] / top_k], or zeros where pair_of_row[r] is -1: gathers rows in the
+// order of experts, for kernels that cannot gather.
 struct GatherRowsArgs {
   const __nv_bfloat16* x;      // [tokens, cols]
   const int32_t* pair_of_row;  // [rows]

@@ -1,4 +1,4 @@
-// What stands for the GPUs in a build without CUDA.
+// The stub for a build without CUDA.
 #include "backend/cuda/device.h"
 
 namespace nibble::cuda {

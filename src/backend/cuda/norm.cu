@@ -1,4 +1,4 @@
-// Rung 1: a block a row, which is read twice; the second time it comes from L1.
+// Rung 1: a block per row, which is read twice, the second time from L1.
 #include "backend/cuda/launch.h"
 #include "backend/cuda/norm.cuh"
 #include "backend/cuda/reduce.cuh"

@@ -4,11 +4,12 @@
 
 #include "backend/cuda/host_device.h"
 
-// Where keys and values of a token lie, the same for every kernel that reads or writes them.
+// The layout of paged keys and values (the KV cache), the same for every kernel that reads or
+// writes them.
 namespace nibble::cuda {
 
-// Which row of a step belongs to whom. A row of sequence -1 is padding: no kernel reads or writes a
-// page for it, no expert runs on it, and what is computed in it is zero.
+// A row whose sequence is -1 is padding: no kernel reads or writes a page for it, no expert runs on
+// it, and its results are zero.
 constexpr int32_t kPaddingRow = -1;
 
 // The pages of one layer: [page][keys, values][kv head][page_tokens][head_dim].
@@ -26,13 +27,14 @@ struct PageShape {
     return KeyOffset(page, head + kv_heads, slot);
   }
   NIBBLE_HOST_DEVICE constexpr int64_t elements() const { return KeyOffset(num_pages, 0, 0); }
-  // Keys and values of one token and head, head_dim elements each; those at `offset` are run
-  // offset / head_dim.
+  // The number of vectors (a key or a value of one token and head, head_dim elements); the vector
+  // at element `offset` has index offset / head_dim.
   NIBBLE_HOST_DEVICE constexpr int64_t runs() const { return elements() / head_dim; }
 };
 
-// What the pages hold: bf16 elements, or int8 codes and for each run a scale, element = code *
-// scale. A run with an element that is not finite has scale NaN, one too small to be divided 0.
+// The contents of the pages: bf16 elements, or int8 codes with one scale per vector, element = code
+// * scale. A vector with a non-finite element has scale NaN; one too small to divide by has scale
+// 0.
 struct PageData {
   void* elements = nullptr;  // __nv_bfloat16 or int8_t, as PageShape says
   float* scales = nullptr;   // [runs]; null: the elements are bf16

@@ -27,7 +27,7 @@ TEST(Pages, EveryKeyAndValueHasARunOfItsOwn) {
 }
 
 TEST(Pages, OffsetsOfTheWholeCacheFitSixtyFourBits) {
-  // 64 GB of one layer's pages: elements beyond 32 bits.
+  // 64 GB of pages in one layer: element indices exceed 32 bits.
   const PageShape shape{.num_pages = 1 << 20, .page_tokens = 64, .kv_heads = 8, .head_dim = 128};
   EXPECT_EQ(shape.KeyOffset((1 << 20) - 1, 0, 0), int64_t{(1 << 20) - 1} * 2 * 8 * 64 * 128);
 }

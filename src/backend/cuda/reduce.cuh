@@ -23,7 +23,7 @@ __device__ T BlockReduce(T value, Combine combine) {
   static_assert(kThreads % 32 == 0 && kThreads <= 1024);
   __shared__ T of_warp[kThreads / 32];
   value = WarpReduce(value, combine);
-  __syncthreads();  // whoever read the results of an earlier call has done so
+  __syncthreads();  // all threads have read the results of an earlier call
   if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = value;
   __syncthreads();
   T result = of_warp[0];

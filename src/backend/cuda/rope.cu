@@ -1,5 +1,5 @@
-// Rung 1: a block a row, a warp a head, a lane every 32nd pair, rotated twice where the largest
-// must be known before the first is stored.
+// Rung 1: a block per row, a warp per head, a lane per 32nd pair. For int8 pages every pair is
+// rotated twice, since the largest magnitude must be known before the first code is stored.
 #include "backend/cuda/launch.h"
 #include "backend/cuda/reduce.cuh"
 #include "backend/cuda/rope.cuh"
@@ -9,10 +9,10 @@ namespace {
 
 constexpr int kWarps = 4;
 
-// The elements (i, i + head_dim / 2) of a head, turned by an angle unless they are a value's.
+// The element pairs (i, i + head_dim / 2) of a head, rotated if it is a query or a key.
 struct Pairs {
   const __nv_bfloat16* head;
-  const float2* angles;  // null: as they are
+  const float2* angles;  // null: not rotated (a value)
   int half;
 
   __device__ float2 At(int i) const {
@@ -24,7 +24,7 @@ struct Pairs {
   }
 };
 
-// The functions below are called by whole warps.
+// The functions below are warp-collective.
 
 __device__ void StoreBf16(const Pairs& from, __nv_bfloat16* to) {
   for (int i = static_cast<int>(threadIdx.x % 32); i < from.half; i += 32) {
@@ -46,7 +46,7 @@ __device__ void StoreInt8(const Pairs& from, int8_t* to, float* scale) {
   largest = WarpReduce(largest, Larger());
   const bool finite = largest < __float_as_uint(INFINITY);
   const float step = __uint_as_float(largest) / 127.0f;
-  const bool codes = finite && step >= 1e-37f;  // by less one cannot divide
+  const bool codes = finite && step >= 1e-37f;  // below that, 1 / step may overflow
   for (int i = lane; i < from.half; i += 32) {
     const float2 pair = from.At(i);
     to[i] = static_cast<int8_t>(codes ? rintf(pair.x / step) : 0.0f);

@@ -11,7 +11,7 @@ namespace nibble::cuda {
 
 // Rotates queries and keys by their positions (pairs are (i, i + head_dim / 2)) and puts keys and
 // values into the pages. Products in fp32, each result rounded once: to bf16, or to a code where
-// the pages hold int8, whose scale is the largest magnitude of the run over 127.
+// the pages hold int8, whose scale is the largest magnitude of the vector over 127.
 struct RopeStoreArgs {
   const __nv_bfloat16* qkv;  // [rows, (q_heads + 2 * kv_heads) * head_dim]: queries, keys, values
   const float2* cos_sin;     // [max positions, head_dim / 2]

@@ -81,7 +81,7 @@ class Attention final : public Problem {
   }
 
  private:
-  // NaN in every slot that no token of the step has: whoever reads one shows it.
+  // Fills every slot that no token of the step occupies with NaN, so that reading one shows.
   void PoisonUnusedSlots() {
     const auto head_dim = static_cast<size_t>(shape_.head_dim);
     std::vector<bool> used(static_cast<size_t>(step_.shape.runs()));

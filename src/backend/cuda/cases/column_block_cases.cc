@@ -30,7 +30,7 @@ class ColumnBlock final : public Problem {
     args_.weights = Input("weights", weights_);
     args_.factor = Input("factor", factor_);
     args_.scales = Input("scales", scales_);
-    // A weight in the middle between two codes may go to the other one.
+    // A weight near the midpoint of two codes may round to either.
     args_.codes = InOut("codes", codes_, 5e-3);
     args_.errors = Output<float>("errors", static_cast<size_t>(shape.rows) * kBlockColumns, 5e-3);
     args_.losses = InOut("losses", losses_, 5e-3);

@@ -31,7 +31,7 @@ struct Shape {
   int32_t shared_bytes = 227 * 1024;
 };
 
-// Words of random codes, scales near 0.01: any bits of the right size are a matrix.
+// Words of random codes, scales near 0.01: any bits of the right size are a valid matrix.
 std::vector<int32_t> RandomMatrices(const W4Layout& layout, int64_t count, Random& random) {
   const auto words_per_matrix = static_cast<size_t>(layout.size_bytes() / 4);
   std::vector<int32_t> words(words_per_matrix * static_cast<size_t>(count));
@@ -80,7 +80,7 @@ class W4Gemm final : public Problem {
     }
     width_ = shape.rows / (shape.output == W4Output::kSwiGlu ? 2 : 1);
     const auto count = static_cast<size_t>(args_.num_rows * width_);
-    // The library's weights are rounded to BF16; else the result is, if anything.
+    // The library path rounds weights to BF16; the others round at most the result.
     const bool library = shape.kernel == Kernel::kLibrary;
     if (shape.output == W4Output::kF32) {
       args_.out = Output<float>("out", count, library ? 4e-3 : 1e-5);
@@ -121,7 +121,7 @@ class W4Gemm final : public Problem {
   void Twin(std::map<std::string, Doubles>& expected) const override {
     constexpr double kNothing = std::numeric_limits<double>::quiet_NaN();
     Doubles out(rows_.size() * static_cast<size_t>(width_), kNothing);
-    // Of a large product only some columns, spread over all panels.
+    // Of a large product only a sample of columns, spread over all panels, is compared.
     const double excess = operations_ / 4e8;
     const int64_t stride = excess <= 1 ? 1 : (static_cast<int64_t>(excess) / 8 + 1) * 8 + 1;
     for (size_t i = 0; i < rows_.size(); ++i) {
@@ -151,8 +151,8 @@ class W4Gemm final : public Problem {
   }
 
  private:
-  // rows_: the pair of each list row, sorted by expert; for a dense layer the tokens in order. Some
-  // experts get nothing, some much.
+  // rows_: the pair of each list row, sorted by expert; for a dense layer the tokens in order. The
+  // distribution is skewed: some experts get no rows, some get many.
   void Route(Random& random) {
     if (shape_.experts == 0) {
       for (int32_t token = 0; token < shape_.tokens; ++token) rows_.push_back(token);
@@ -190,7 +190,8 @@ class W4Gemm final : public Problem {
     library_.sums = Scratch<float>(static_cast<size_t>(args_.num_rows * shape_.rows));
   }
 
-  // Where column `column` of the result lies in the matrix: the other way round, by trying.
+  // The row of the merged matrix that yields column `column` of the result: the inverse mapping, by
+  // search.
   int64_t MergedRow(int64_t column) const {
     if (shape_.head_dim == 0) return column;
     const int64_t q_rows = int64_t{shape_.num_heads} * shape_.head_dim;
@@ -289,7 +290,8 @@ std::vector<Case> GemmInt4Cases() {
                      [shape](uint64_t seed) { return std::make_unique<W4Gemm>(shape, seed); },
                      shape.kernel == Kernel::kBulk ? 9 : 0});
   };
-  // Every token tile and panel height, cut by few and by many blocks, shared memory that is short.
+  // Every token tile and panel height, split over few and many blocks, and with little shared
+  // memory.
   for (const Kernel kernel : {Kernel::kNaive, Kernel::kSkinny, Kernel::kBulk, Kernel::kLibrary}) {
     add({.op = "w4_dense", .kernel = kernel, .rows = 64, .cols = 128, .tokens = 1}, true, false);
     add({.op = "w4_qkv",
@@ -379,7 +381,7 @@ std::vector<Case> GemmInt4Cases() {
   };
   for (const Kernel kernel : {Kernel::kSkinny, Kernel::kBulk}) {
     for (const int32_t tokens : {1, 4, 16, 64}) {
-      if (kernel == Kernel::kBulk && TokenTile(tokens) == 64) continue;  // which is kSkinny's
+      if (kernel == Kernel::kBulk && TokenTile(tokens) == 64) continue;  // runs kSkinny's kernel
       for (const Shape& shape : {qkv, o, gate_up, down}) add_timed(shape, kernel, tokens);
     }
   }

@@ -58,14 +58,14 @@ class Gram final : public Problem {
   float* device_h_;
 };
 
-// H^-1 = U^T U is checked as a factor is: by what it is good for. The twin inverts H by
-// elimination, without any factor.
+// Checks that U^T U equals H^-1. The twin inverts H by Gauss-Jordan elimination, without any
+// factor.
 class Factor final : public Problem {
  public:
   Factor(int64_t n, uint64_t seed) : n_(n) {
     Random random(seed);
-    // Symmetric, with a diagonal beyond the spectrum of the rest: positive definite. What is below
-    // the diagonal is not to be read.
+    // Symmetric with a dominant diagonal: positive definite. The kernel must not read below the
+    // diagonal.
     h_ = random.F32(n * n, 1);
     const auto size = static_cast<size_t>(n);
     for (size_t i = 0; i < size; ++i) {
@@ -88,7 +88,8 @@ class Factor final : public Problem {
     cusolverDnDestroy(handle_);
   }
 
-  // In place, so that each launch needs the matrix anew: the copy is part of what is timed.
+  // The kernel works in place, so each launch copies the matrix first; the copy is included in the
+  // time.
   cudaError_t Launch(cudaStream_t stream) override {
     const cudaError_t copied = cudaMemcpyAsync(device_h_, device_input_, h_.size() * sizeof(float),
                                                cudaMemcpyDeviceToDevice, stream);
@@ -100,7 +101,7 @@ class Factor final : public Problem {
                : cudaErrorInvalidValue;
   }
 
-  // Of the inverse, row by row from the first: an upper factor of a matrix is unique.
+  // Factors the inverse row by row from the first; the upper factor of a matrix is unique.
   void Twin(std::map<std::string, Doubles>& expected) const override {
     const auto n = static_cast<size_t>(n_);
     Doubles a(n * n), inverse(n * n);

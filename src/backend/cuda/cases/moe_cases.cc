@@ -67,7 +67,7 @@ class Router final : public Problem {
       std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
         return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
       });
-      // Where fp32 might order them otherwise, nothing is expected.
+      // False where fp32 may order two logits differently: then that row is not compared.
       bool sure = true;
       for (size_t j = 0; j < top_k && j + 1 < num_experts; ++j) {
         const double gap = logits[order[j]] - logits[order[j + 1]];
@@ -93,8 +93,8 @@ class Router final : public Problem {
 
 struct SortShape {
   int32_t pairs, experts, tile_rows;
-  double skew = 0;     // the share of pairs that go to expert 0 besides its own
-  double padding = 0;  // the share of pairs that take no part
+  double skew = 0;     // share of pairs sent to expert 0 in addition to its own
+  double padding = 0;  // share of pairs without an expert
 };
 
 class MoeSort final : public Problem {
@@ -221,7 +221,7 @@ std::vector<Case> MoeCases() {
     AddCase<MoeSort>(cases, "moe_sort", Name({s.pairs, s.experts, s.tile_rows}), s,
                      s.pairs <= 8192);
   }
-  Random random(20);  // shapes at random, ragged and skewed, some experts without rows
+  Random random(20);  // random shapes, ragged and skewed, some experts without rows
   for (int i = 0; i < 12; ++i) {
     const SortShape s{static_cast<int32_t>(random.Below(1500)),
                       static_cast<int32_t>(1 + random.Below(kMaxExperts)),

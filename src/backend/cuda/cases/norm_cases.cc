@@ -18,7 +18,7 @@ class AddRmsNorm final : public Problem {
     x_ = random.Bf16(count, 2);
     weight_ = random.Bf16(shape.hidden, 0.3, 1);
     pairs_ = random.F32(count * shape.pairs_per_row, 1);
-    // One rounding to bf16 where the sum is near the middle of two values may go the other way.
+    // A sum near the midpoint of two bf16 values may round to either.
     args_.x =
         shape.pairs_per_row > 0 ? InOut("x", x_, 2e-3) : const_cast<__nv_bfloat16*>(Input("x", x_));
     args_.pairs = shape.pairs_per_row > 0 ? Input("pairs", pairs_) : nullptr;

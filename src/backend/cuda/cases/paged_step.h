@@ -21,7 +21,7 @@ struct PagedStep {
   PageTable table(const int32_t* device_pages) const {
     return {.pages = device_pages, .max_pages = max_pages};
   }
-  // The element of the cache where the key (or value) of a position begins.
+  // Index of the first element of the key (or value) of a position in the cache.
   size_t KeyAt(int32_t sequence, int32_t position, int32_t head) const;
   size_t ValueAt(int32_t sequence, int32_t position, int32_t head) const;
 };
@@ -31,15 +31,15 @@ struct SequenceRows {
   int32_t context = 1;  // tokens after the step
 };
 
-// `padding` rows of no sequence come last. Pages that no sequence owns are in the pool too.
+// The last `padding` rows belong to no sequence. The pool also has pages that no sequence owns.
 PagedStep MakePagedStep(const std::vector<SequenceRows>& sequences, int32_t padding,
                         int32_t page_tokens, int32_t kv_heads, int32_t head_dim, Random& random);
 
-// What is in the pages, bf16 or int8, as PageData says.
+// The contents of the pages, bf16 or int8, as PageData documents.
 struct HostPages {
-  std::vector<__nv_bfloat16> elements;  // or empty, and
+  std::vector<__nv_bfloat16> elements;  // empty if int8
   std::vector<int8_t> codes;
-  std::vector<float> scales;  // a run
+  std::vector<float> scales;  // one per vector
 
   double At(size_t i) const {
     if (scales.empty()) return ToDouble(elements[i]);

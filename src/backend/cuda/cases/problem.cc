@@ -51,7 +51,7 @@ size_t SizeOf(Type type) {
   }
 }
 
-// What is wrong with `actual`; empty if nothing.
+// Describes how `actual` differs from what is expected; empty if it does not.
 std::string Compare(const std::vector<std::byte>& actual, Type type, const Doubles& expected,
                     double tolerance) {
   const size_t count = actual.size() / SizeOf(type);

@@ -12,12 +12,12 @@
 
 #include "base/float16.h"
 
-// One kernel call with its arrays: what is checked against float64, and what is timed.
+// A kernel call with its arrays, checked against float64 and timed.
 namespace nibble::cuda::bench {
 
 enum class Type { kF32, kF64, kBf16, kI8, kI32 };
 
-// Bytes on the device between two canaries. Aborts with a message where the device refuses.
+// Device memory between two canaries. Aborts with a message if allocation fails.
 class DeviceMemory {
  public:
   explicit DeviceMemory(int64_t bytes);
@@ -47,18 +47,18 @@ class Problem {
   virtual cudaError_t Launch(cudaStream_t stream) = 0;
 
   // The same in float64 on the host, from the inputs as the device holds them: fills a vector for
-  // each output and in-out array, by name. A NaN expects nothing of that element.
+  // each output and in-out array, by name. Elements whose expected value is NaN are not compared.
   virtual void Twin(std::map<std::string, Doubles>& expected) const = 0;
 
-  // The least that has to be moved and computed, for the roof.
+  // Minimum bytes moved and operations computed, for the roofline.
   double bytes() const { return bytes_; }
   double operations() const { return operations_; }
 
   int64_t footprint() const;  // of all arrays
 
-  // Runs `repeats` times from the same inputs over poisoned outputs. Returns what is wrong, one
-  // line each: a launch that failed, memory overrun, inputs changed, other bits in another run, or
-  // a result further from the twin than allowed.
+  // Runs `repeats` times from the same inputs over poisoned outputs. Returns one line for each
+  // fault: a failed launch, a write out of bounds, changed inputs, different bits in another run,
+  // or a result farther from the twin than the tolerance.
   std::vector<std::string> Check(int repeats, cudaStream_t stream);
 
  protected:
@@ -78,7 +78,7 @@ class Problem {
     return static_cast<T*>(
         Add(name, values.data(), values.size() * sizeof(T), true, TypeOf<T>(), tolerance));
   }
-  // Memory that a kernel needs and that nobody reads: only poisoned, and guarded by canaries.
+  // Scratch memory of a kernel: poisoned and guarded by canaries, never compared.
   template <typename T>
   T* Scratch(size_t count) {
     return static_cast<T*>(Add("scratch", nullptr, count * sizeof(T), false, TypeOf<T>(), -1));
@@ -115,16 +115,16 @@ class Problem {
 struct Case {
   std::string op;
   std::string shape;
-  bool small = false;  // quick on the host too: the tests run it in the emulator
+  bool small = false;  // fast enough for the emulator, where the tests run it
   bool timed = false;
   std::function<std::unique_ptr<Problem>(uint64_t seed)> make;
-  int least_major = 0;  // of the compute capability: older devices leave the case out
+  int least_major = 0;  // compute capability; older devices skip the case
 };
 
 // "3x129x8"
 std::string Name(const std::vector<int64_t>& sizes);
 
-// Appends the case of P(shape, seed). What is not small is timed, unless said otherwise.
+// Appends the case of P(shape, seed). Cases that are not small are timed by default.
 template <typename P, typename Shape>
 void AddCase(std::vector<Case>& cases, const std::string& op, const std::string& name,
              const Shape& shape, bool small, bool timed) {

@@ -29,7 +29,7 @@ class RopeStore final : public Problem {
     }
     qkv_ = random.Bf16(
         int64_t{step_.rows()} * (shape.q_heads + 2 * shape.kv_heads) * shape.head_dim, 1);
-    if (shape.int8) {  // the first two values of the first token: too small, and not finite
+    if (shape.int8) {  // the first two values of the first token: one tiny, one infinite
       const auto values = qkv_.begin() + int64_t{shape.q_heads + shape.kv_heads} * shape.head_dim;
       std::fill_n(values, shape.head_dim, __float2bfloat16(1e-38f));
       if (shape.kv_heads > 1) values[shape.head_dim + 1] = __float2bfloat16(-INFINITY);
@@ -58,7 +58,7 @@ class RopeStore final : public Problem {
 
   cudaError_t Launch(cudaStream_t stream) override { return LaunchRopeStore(args_, stream); }
 
-  // The whole cache is expected: what does not belong to the step's tokens is as it was.
+  // Expects the whole cache: slots that do not belong to the step's tokens are unchanged.
   void Twin(std::map<std::string, Doubles>& expected) const override {
     const bool int8 = !cache_.scales.empty();
     Doubles& cache = expected[int8 ? "codes" : "cache"];

@@ -42,11 +42,11 @@ namespace nibble::cuda::emulator {
 // Calls `thread` once for each thread of each block.
 void RunGrid(dim3 grid, dim3 block, const std::function<void()>& thread);
 
-// What the order of threads is drawn from. Runs with different seeds must give the same result.
+// Seeds the random order of threads. Runs with different seeds must give the same result.
 void SetOrderSeed(uint64_t seed);
 
 void WaitForBlock();
-// Every thread of the warp gives `value`; the result is that of lane `lane`.
+// Warp shuffle: every thread of the warp passes `value` and receives that of lane `lane`.
 uint64_t Exchange(unsigned mask, uint64_t value, unsigned lane);
 unsigned LaneIndex();
 

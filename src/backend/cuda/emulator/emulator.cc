@@ -19,7 +19,7 @@
 #endif
 
 #ifdef NIBBLE_ASAN
-// Frames of their own for each fiber's functions would cost more than the kernels.
+// ASan's fake stack frames (use-after-return) would cost more than the kernels.
 extern "C" const char* __asan_default_options();
 extern "C" const char* __asan_default_options() { return "detect_stack_use_after_return=0"; }
 #endif
@@ -38,8 +38,8 @@ struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
   State state = State::kDone;
-  unsigned exchanges = 0;    // so far, of this thread
-  uint64_t offered[2] = {};  // to the others of its warp, in turns
+  unsigned exchanges = 0;    // shuffles of this thread so far
+  uint64_t offered[2] = {};  // values passed to shuffles, double-buffered
 };
 
 // One block at a time, on the calling thread.
@@ -126,7 +126,7 @@ class Block {
 #endif
   }
 
-  // Lets those go on whose barrier is complete. False when every thread is done.
+  // Resumes the threads whose barrier is complete. False when every thread is done.
   bool Release() {
     const auto count = [this](unsigned first, unsigned last, State state) {
       return static_cast<unsigned>(

@@ -1,4 +1,4 @@
-// What the cases do not ask: the bits of one token beside others.
+// Not covered by the cases of cuda/cases: a token's bits do not depend on its batch mates.
 #include "backend/cuda/w4/gemm_int4.cuh"
 
 #include <gtest/gtest.h>

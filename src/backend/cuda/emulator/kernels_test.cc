@@ -17,7 +17,7 @@ std::vector<bench::Case> SmallCases() {
   return small;
 }
 
-// Each run of a check has its threads in another order, and all must give the same bits.
+// Each run of a check orders its threads differently, and all must give the same bits.
 TEST_P(KernelsTest, AgreesWithItsTwinInAnyOrderOfThreads) {
   const auto problem = GetParam().make(1);
   const std::vector<std::string> findings = problem->Check(2, nullptr);

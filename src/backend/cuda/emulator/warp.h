@@ -8,9 +8,9 @@
 
 #include "base/float16.h"
 
-// A warp on the host: 32 lanes in lockstep, with those instructions that kernels use as the PTX
-// manual describes them. The inner loops of kernels are templates over an `Isa`: here they run in
-// tests, and with Ptx (warp_ptx.cuh) on the device, where a value is a register.
+// A warp emulated on the host: 32 lanes in lockstep, with the instructions that kernels use, as the
+// PTX manual describes them. The inner loops of kernels are templates over an `Isa`: here they run
+// in tests, and with Ptx (warp_ptx.cuh) on the device, where a value is a register.
 namespace nibble::cuda {
 
 inline constexpr int kWarpLanes = 32;

@@ -85,9 +85,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) Start(args, plan, kTokens, schedule);
   __syncthreads();
 
-  // Puts the next group that there is into a stage. Whoever enters a slice prepares the one after
-  // it: a barrier lies between that and its first use, and another before an entry is written
-  // again.
+  // Starts the copy of the next group into a stage. Entering a slice also computes the schedule
+  // entry of the following one: a barrier separates that write from its first use, and another
+  // precedes the reuse of an entry.
   Cursor copy;
   Cursor multiply;
   std::byte* const ring = DynamicShared();
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   int stage = 0;
   while (schedule.entry(multiply.entry).slice.num_groups > 0) {
     WaitForCopies(stages - 2);
-    __syncthreads();  // this stage has arrived, and the one before has been read by all
+    __syncthreads();  // this stage is complete, and all warps have read the previous one
     copy_next(stage == 0 ? stages - 1 : stage - 1);
     if (has_rows) {
       const std::byte* at = ring + stage * StageBytes(kTokens);
@@ -189,7 +189,7 @@ cudaError_t LaunchNaiveW4Gemm(const W4GemmArgs& args, cudaStream_t stream) {
 
 int64_t WorkspaceFlags(const W4GemmArgs& args, const SkinnyPlan& plan) {
   const int32_t tile = TokenTile(args.max_rows_per_expert);
-  // With offsets on the device: as many tiles as any distribution of the rows can have.
+  // The offsets are on the device, so this is the maximum number of tiles over all distributions.
   const int64_t blocks = (args.num_rows + tile - 1) / tile + args.num_experts - 1;
   Partition partition;
   partition.num_tiles = blocks * args.layout.num_panels();

@@ -21,23 +21,23 @@ enum class W4Output : int32_t {
   kSwiGlu,  // bf16 [*, rows of W / 2]: silu(gate) * up of a merged matrix (GateUpSource)
 };
 
-// A list of rows, sorted by expert: which row of x each reads, with which expert, and which row of
-// the result it becomes.
+// A list of rows, sorted by expert: which row of x each gathers, with which expert, and to which
+// row of the result it is scattered.
 struct W4GemmArgs {
   W4Layout layout;              // of each expert's matrix
   const std::byte* weights;     // [num_experts][layout.size_bytes()], aligned to 128 bytes
   int32_t num_experts;          // at most kMaxW4Experts; 1 for a dense layer
   const int32_t* offsets;       // [num_experts + 1], on the device: expert e has rows offsets[e] to
                                 // offsets[e + 1] of the list; null: one expert with num_rows
-  int32_t num_rows;             // of the list; with offsets the most it can have, and not read
-  int32_t max_rows_per_expert;  // what no expert exceeds: the number of tokens of the step
+  int32_t num_rows;             // of the list; with offsets only an upper bound for the launch
+  int32_t max_rows_per_expert;  // upper bound for each expert: the number of tokens of the step
 
   const __nv_bfloat16* x;  // [*, layout.cols], aligned to 16 bytes
   const int32_t* x_rows;   // list row i reads row x_rows[i] / x_rows_per of x; null: row i
   int32_t x_rows_per;      // top_k where x_rows counts pairs; at least 1
 
   W4Output output;
-  void* out;                 // no two rows of the list become the same row of it
+  void* out;                 // distinct list rows go to distinct rows
   const int32_t* out_rows;   // list row i becomes row out_rows[i]; null: row i
   const float* out_weights;  // [rows of out] or null; kF32 only
 
@@ -67,19 +67,19 @@ constexpr int32_t TokenTile(int32_t max_rows_per_expert) {
   return 64;
 }
 
-// Places for partial sums that a launch may need.
+// Number of flags, one for each slot of partial sums that a launch may need.
 int64_t WorkspaceFlags(const W4GemmArgs& args, const SkinnyPlan& plan);
 int64_t WorkspaceFloats(const W4GemmArgs& args, const SkinnyPlan& plan);
 
 // Rung 1, for up to 64 rows of a matrix; right for more. A block works on 256 rows of the weight
-// and a token tile, group by group through a ring of stages in shared memory; 8 warps, each with
-// rows of its own. cudaErrorInvalidValue for experts beyond kMaxW4Experts or too little shared
-// memory.
+// and a token tile, group by group through a ring of stages in shared memory (a software pipeline);
+// each of its 8 warps owns some of the rows. cudaErrorInvalidValue for experts beyond kMaxW4Experts
+// or too little shared memory.
 cudaError_t LaunchSkinnyW4Gemm(const W4GemmArgs& args, const SkinnyPlan& plan, cudaStream_t stream);
 
 // Rung 2, for sm_90 and later (elsewhere the kernel traps): a producer warp keeps the ring full
-// with bulk copies, and the warps that multiply wait for nobody but it. The same bits as rung 1,
-// which it is for token tiles of 64.
+// with bulk copies (TMA), and the consumer warps wait for it alone. The same bits as rung 1. Token
+// tiles of 64 run rung 1.
 cudaError_t LaunchBulkW4Gemm(const W4GemmArgs& args, const SkinnyPlan& plan, cudaStream_t stream);
 
 // One expert's matrix as BF16, row-major [layout.rows, layout.cols], the product of code and scale
@@ -91,8 +91,8 @@ struct DequantizeW4Args {
 };
 cudaError_t LaunchDequantizeW4(const DequantizeW4Args& args, cudaStream_t stream);
 
-// What the products do with their sums, for sums that are already there: list rows [first_row,
-// first_row + num_rows) become rows of args.out. Reads layout, output, out* and heads of `args`.
+// The epilogue of the products alone, for sums computed elsewhere: list rows [first_row, first_row
+// + num_rows) become rows of args.out. Reads layout, output, out* and heads of `args`.
 //   sums  [num_rows, layout.rows]
 cudaError_t LaunchStoreW4Sums(const W4GemmArgs& args, const float* sums, int32_t first_row,
                               int32_t num_rows, cudaStream_t stream);

@@ -12,7 +12,7 @@ namespace nibble::cuda {
 
 // The product of many rows with 4-bit weights by way of cuBLAS, expert by expert: dequantize the
 // matrix to BF16, multiply, store. The first rung for prompts: it writes and reads four times the
-// bytes of the weights, which from some thousand rows on is little beside the product itself.
+// bytes of the weights, which from some thousand rows on is small compared with the product itself.
 // Weights are rounded to BF16 after scaling, so results differ from those of the skinny kernel in
 // the third digit.
 struct GroupedW4GemmArgs {

@@ -1,7 +1,8 @@
 // Rung 2 of the skinny kernel, for sm_90. Rung 1 stops all warps at a barrier for each group and
-// has each thread compute the addresses of what it copies. Here one warp does nothing but copy, a
-// group of a panel being one run of bytes, and the other eight multiply, each at its own pace: a
-// stage is full when its bytes have come, and empty when every warp that multiplies has left it.
+// has each thread compute the addresses of what it copies. Here one producer warp only copies, a
+// group of a panel being one contiguous block of bytes, and the other eight (the consumers)
+// multiply, each at its own pace: a stage is full when its bytes have arrived, and empty when every
+// consumer warp has released it.
 #include "backend/cuda/w4/skinny_tile.cuh"
 
 namespace nibble::cuda {
@@ -11,8 +12,8 @@ constexpr int kAllThreads = kThreads + 32;
 // Unused where there are no bulk copies.
 [[maybe_unused]] constexpr uint32_t kTokenBytes = 2 * kW4GroupCols;
 
-// By the whole producer warp. An entry of the schedule is written before the last group of the
-// slice before it is announced; whoever has waited for that group may read it.
+// Called by the whole producer warp. An entry of the schedule is written before the last group of
+// the previous slice is announced, so a warp that has waited for that group may read it.
 template <int kTokenTiles>
 __device__ void Produce(const W4GemmArgs& args, int stages, std::byte* ring, uint64_t* full,
                         uint64_t* empty, Schedule& schedule) {
@@ -38,7 +39,7 @@ __device__ void Produce(const W4GemmArgs& args, int stages, std::byte* ring, uin
                weight_bytes, arrived, once);
     }
     __syncwarp();
-    // Rows behind the last stay what they were: nothing of a token gets into another's sums.
+    // Rows after the last keep stale data: a token's inputs never reach another token's sums.
     for (int32_t row = lane; row < at.tile.num_rows; row += 32) {
       CopyBulk(
           stage + kTokensInStage + row * kTokenPitch,
@@ -115,7 +116,7 @@ __global__ void __launch_bounds__(kAllThreads, 1)
 cudaError_t LaunchBulkW4Gemm(const W4GemmArgs& args, const SkinnyPlan& plan, cudaStream_t stream) {
   return LaunchForTokens(args, plan, [&](auto tiles) {
     if constexpr (tiles.value == 8) {
-      // A thread's sums would spill: a ninth warp leaves each 224 registers.
+      // With a ninth warp, 224 registers per thread are too few for the sums: they would spill.
       return LaunchSkinnyW4Gemm(args, plan, stream);
     } else {
       return LaunchRing(BulkW4Kernel<tiles.value>, 8 * tiles.value, kAllThreads, args, plan,

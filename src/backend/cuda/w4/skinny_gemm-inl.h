@@ -7,8 +7,8 @@
 #include "backend/cuda/w4/dequantize.h"
 #include "backend/cuda/w4/w4_layout.h"
 
-// The inner loop of the product of a W4T matrix with a few tokens: what one warp does with one
-// group of 128 inputs that lies in shared memory. A template over the instructions (`Isa`): Ptx
+// The inner loop of the product of a W4T matrix with a few tokens: the work of one warp on one
+// group of 128 inputs in shared memory. A template over the instructions (`Isa`): Ptx
 // (warp_ptx.cuh) in the kernel, Emulated (warp.h) in tests.
 //
 // Weights are the A operand, so that 16 rows of a weight meet 8 tokens in an instruction, and one
@@ -28,7 +28,7 @@ struct SkinnySums {
   typename Isa::F32 value[kRowTiles][kTokenTiles][4];
 };
 
-// Where element e of a lane's value[tile][token_tile] belongs.
+// Row and column of element e of a lane's value[tile][token_tile].
 NIBBLE_HOST_DEVICE constexpr int SumRow(int lane, int tile, int e) {
   return tile * 16 + lane / 4 + e / 2 * 8;
 }

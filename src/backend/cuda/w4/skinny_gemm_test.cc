@@ -51,8 +51,8 @@ std::vector<BFloat16> RandomTokens(int64_t count, uint64_t seed) {
   return tokens;
 }
 
-// The whole product, warp by warp and group by group, as the kernel does it with shared memory:
-// [tokens, padded rows].
+// The whole product [tokens, padded rows], warp by warp and group by group, as the kernel computes
+// it from shared memory.
 template <int kRowTiles, int kTokenTiles>
 std::vector<float> Multiply(const W4Layout& layout, const std::vector<std::byte>& bytes,
                             const std::vector<BFloat16>& tokens, int num_tokens) {
@@ -134,7 +134,7 @@ TEST(SkinnyGemm, AgreesWithDoubleForEveryTokenTile) {
   CheckAgainstDouble<2, 8>(256, 128, 64);
 }
 
-// A token's result has the same bits whatever the tile it is computed in, and whoever is beside it.
+// A token's result has the same bits for every tile size and any batch mates.
 TEST(SkinnyGemm, ATokenDoesNotDependOnItsMates) {
   ThreadPool pool(1);
   const Weight weight = RandomWeight(64, 384, 1);
@@ -217,7 +217,8 @@ TEST(SkinnyGemm, GateAndUpMeetInALane) {
   }
 }
 
-// ldmatrix gives the fragments that the multiplication wants: each B element is the token's input.
+// ldmatrix loads the fragments that mma expects: each B element is the right input of the right
+// token.
 TEST(SkinnyGemm, TokensArriveAsTheManualSays) {
   std::vector<std::byte> staged(24 * kTokenPitch);
   for (int token = 0; token < 24; ++token) {

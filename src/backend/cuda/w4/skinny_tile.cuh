@@ -9,9 +9,9 @@
 #include "backend/cuda/w4/stream_k.h"
 #include "backend/cuda/w4/warp_ptx.cuh"
 
-// What the skinny kernels have in common, whichever way their data comes to shared memory: which
-// slices a block computes, how partial sums are handed over, and what becomes of the sums. Eight
-// warps work on a panel of up to 256 rows, each on two tiles of 16 rows of its own.
+// Shared by the skinny kernels, however they copy to shared memory: the schedule of slices of a
+// block, the exchange of partial sums, and the epilogue. Eight warps work on a panel of up to 256
+// rows; each owns two tiles of 16 rows.
 namespace nibble::cuda {
 
 inline constexpr int kWarps = 8;
@@ -23,8 +23,8 @@ __device__ inline int64_t XRow(const W4GemmArgs& args, int32_t row) {
   return args.x_rows == nullptr ? row : args.x_rows[row] / args.x_rows_per;
 }
 
-// Stores the sums of one list row: a value of a row of the weight, or, for SwiGLU, of the rows of
-// gate and up that belong together.
+// Epilogue of one list row: stores the sum of one weight row, or, for SwiGLU, combines those of a
+// pair of gate and up rows.
 __device__ inline void StoreOutput(const W4GemmArgs& args, int32_t list_row, int32_t weight_row,
                                    float value) {
   const int64_t out_row = args.out_rows == nullptr ? list_row : args.out_rows[list_row];
@@ -59,10 +59,10 @@ __device__ inline void StoreMiddle(const W4GemmArgs& args, int32_t list_row, int
 inline constexpr int kTokensInStage = kW4MaxPanelRows / kW4RecordRows * kW4RecordBytes;
 constexpr int StageBytes(int token_tile) { return kTokensInStage + token_tile * kTokenPitch; }
 
-// The slices that fall to this block, in order: entry i of the ring is slice i while anybody works
-// on it. Copies are at most kMaxStages - 1 groups, and thus slices, ahead of products; one entry
-// more is being prepared. One thread does the long divisions, and nobody keeps a slice in
-// registers.
+// The slices assigned to this block, in order, as a ring: entry i holds slice i while any warp
+// works on it. Copies are at most kMaxStages - 1 groups, and thus slices, ahead of products; one
+// further entry is being prepared. One thread does the 64-bit divisions, and no warp keeps a slice
+// in registers.
 inline constexpr int kRingEntries = 16;
 static_assert(kRingEntries >= kMaxStages + 2);
 
@@ -102,7 +102,7 @@ inline int NumStages(const SkinnyPlan& plan, int token_tile) {
   return stages < kMaxStages ? stages : kMaxStages;
 }
 
-// Of SkinnyW4Kernel or BulkW4Kernel for `token_tile` tokens.
+// Launches SkinnyW4Kernel or BulkW4Kernel for `token_tile` tokens.
 inline cudaError_t LaunchRing(void (*kernel)(W4GemmArgs, SkinnyPlan, int), int token_tile,
                               int threads, const W4GemmArgs& args, const SkinnyPlan& plan,
                               cudaStream_t stream) {
@@ -144,7 +144,7 @@ cudaError_t LaunchForTokens(const W4GemmArgs& args, const SkinnyPlan& plan,
   }
 }
 
-// By all threads of the block; a barrier follows.
+// Called by all threads of the block; a barrier must follow.
 template <int kBlockThreads>
 NIBBLE_DEVICE void FetchOffsets(const W4GemmArgs& args, Schedule& schedule) {
   for (int32_t e = static_cast<int32_t>(threadIdx.x); e <= args.num_experts; e += kBlockThreads) {
@@ -152,7 +152,7 @@ NIBBLE_DEVICE void FetchOffsets(const W4GemmArgs& args, Schedule& schedule) {
   }
 }
 
-// By one thread of the block, when the offsets are there; a barrier follows.
+// Called by one thread of the block, once the offsets are loaded; a barrier must follow.
 __device__ inline void Start(const W4GemmArgs& args, const SkinnyPlan& plan, int32_t token_tile,
                              Schedule& schedule) {
   schedule.partition.num_tiles =
@@ -164,7 +164,7 @@ __device__ inline void Start(const W4GemmArgs& args, const SkinnyPlan& plan, int
   Prepare(args, token_tile, 1, schedule);
 }
 
-// Where a walk through the slices is.
+// Position of an iteration over the slices.
 struct Cursor {
   uint32_t entry = 0;
   int32_t group = 0;  // within the slice
@@ -177,7 +177,7 @@ struct Cursor {
   }
 };
 
-// Where in the ring of stages somebody is, and the parity of the round.
+// A position in the ring of stages, and the parity of its round.
 struct RingPlace {
   int stage = 0;
   uint32_t parity = 0;
@@ -192,8 +192,9 @@ struct RingPlace {
 template <int kTokenTiles>
 using Sums = SkinnySums<Ptx, kRowTiles, kTokenTiles>;
 
-// Partial sums lie in the order of the threads: [slot][element][thread]. A warp's rows are its own,
-// so warps hand over to their likes, one flag each, and no block waits as a whole.
+// Partial sums are stored as [slot][element][thread]. Each warp owns its rows, so it passes partial
+// sums to the warp of the same index in another block, by a flag of its own, and no block waits as
+// a whole.
 template <int kTokenTiles>
 constexpr int64_t kSlotFloats = int64_t{kRowTiles} * kTokenTiles * 4 * kThreads;
 
@@ -223,7 +224,7 @@ __device__ void KeepPartialSums(const SkinnyPlan& plan, const WorkSlice& slice,
 template <int kTokenTiles>
 __device__ void AddPartialSums(const SkinnyPlan& plan, const WorkSlice& slice,
                                Sums<kTokenTiles>& sums) {
-  for (int32_t i = 0; i < slice.index; ++i) {  // in order: the same bits however long each took
+  for (int32_t i = 0; i < slice.index; ++i) {  // in order, so that the bits do not depend on timing
     const int64_t at = slice.first_slot + i;
     uint32_t* flag = plan.flags + at * kWarps + threadIdx.x / 32;
     if (threadIdx.x % 32 == 0) WaitUntilRaised(flag);
@@ -231,7 +232,7 @@ __device__ void AddPartialSums(const SkinnyPlan& plan, const WorkSlice& slice,
     const float* slot = plan.workspace + at * kSlotFloats<kTokenTiles> + threadIdx.x;
     ForSums<kTokenTiles>(
         [&](int r, int n, int e, int place) { sums.value[r][n][e] += LoadFromL2(slot + place); });
-    if (threadIdx.x % 32 == 0) *flag = 0;  // as the next launch expects it
+    if (threadIdx.x % 32 == 0) *flag = 0;  // the next launch expects zeros
   }
 }
 
@@ -262,7 +263,8 @@ __device__ void StoreSums(const W4GemmArgs& args, const ExpertTile& tile, int fi
   }
 }
 
-// Hands over or stores the sums of a slice that is done, and clears them for the next.
+// Publishes the partial sums of a finished slice or stores its results, and clears them for the
+// next.
 template <int kTokenTiles>
 __device__ void FinishSlice(const W4GemmArgs& args, const SkinnyPlan& plan, const Entry& at,
                             int first_tile, Sums<kTokenTiles>& sums) {

@@ -4,13 +4,13 @@
 
 #include "backend/cuda/host_device.h"
 
-// Who computes what: tiles of an output, each a sum over groups of inputs, dealt out to a fixed
-// number of CTAs so that all finish together, whatever the shape. A tile whose groups fall to
+// Work partition: tiles of an output, each a sum over groups of inputs, are distributed over a
+// fixed number of CTAs so that all finish together, whatever the shape. A tile whose groups fall to
 // several CTAs is summed in slices: the last slice owns the tile, waits for the others' partial
 // sums and adds them in order. Nothing here depends on time: the same partition gives the same
 // bits.
 //
-//   stream-K   all groups of all tiles in one list, groups fastest; each CTA gets an equal run of
+//   stream-K   all groups of all tiles in one list, groups fastest; each CTA gets a range of equal
 //              it. At most one group more for one CTA than for another. Where a tile is cut depends
 //              on how many tiles there are, so a token's bits may depend on its batch mates.
 //   fixed      every tile is cut into `splits` slices of the same groups always; CTAs get equal
@@ -19,7 +19,7 @@
 // A CTA works through its run from the last tile to the first. What it begins but does not own, the
 // head of its last tile, is thereby done first, and the tile it owns but did not begin comes last,
 // when its head has long been done by the CTA before. A slice waits only for slices of CTAs with
-// lower numbers, or for ones its own CTA has finished: nothing can wait in a circle as long as CTAs
+// lower numbers, or for ones its own CTA has finished: there can be no deadlock as long as CTAs
 // start in order.
 namespace nibble::cuda {
 
@@ -35,7 +35,7 @@ struct Partition {
   NIBBLE_HOST_DEVICE constexpr int64_t units_per_tile() const {
     return splits == 0 ? groups_per_tile : splits;
   }
-  // CTAs that have anything to do.
+  // CTAs that have work.
   NIBBLE_HOST_DEVICE constexpr int64_t num_busy_ctas() const {
     return num_units() < num_ctas ? num_units() : num_ctas;
   }
@@ -49,7 +49,7 @@ struct Partition {
   NIBBLE_HOST_DEVICE constexpr int64_t CtaOf(int64_t unit) const {
     return ((unit + 1) * num_busy_ctas() - 1) / num_units();
   }
-  // Places for partial sums that slices may need, one flag each.
+  // Slots for partial sums that slices may need, one flag each.
   NIBBLE_HOST_DEVICE constexpr int64_t num_slots() const {
     return splits == 0 ? num_ctas : num_tiles * splits;
   }

@@ -28,7 +28,7 @@ std::vector<Done> AllSlices(const Partition& p) {
   return all;
 }
 
-// Everything that the kernels rely on.
+// Checks every property that the kernels rely on.
 void Check(const Partition& p) {
   SCOPED_TRACE(::testing::Message() << p.num_tiles << " tiles of " << p.groups_per_tile
                                     << " groups, " << p.num_ctas << " CTAs, splits " << p.splits);
@@ -62,7 +62,7 @@ void Check(const Partition& p) {
       ASSERT_GT(slice.num_groups, 0);
       ASSERT_EQ(slice.owns_tile(), i + 1 == slices.size());
       group += slice.num_groups;
-      // The owner waits only for lower CTAs and for what its own has done before.
+      // The owner waits only for lower CTAs and for earlier slices of its own CTA.
       if (i + 1 < slices.size()) {
         ASSERT_TRUE(slices[i].cta < owner.cta ||
                     (slices[i].cta == owner.cta && slices[i].order < owner.order));
@@ -110,8 +110,8 @@ TEST(StreamK, NothingToDo) {
       AllSlices({.num_tiles = 0, .groups_per_tile = 48, .num_ctas = 1, .splits = 3}).empty());
 }
 
-// Each CTA takes turns with the others, group by group: nobody waits long for a partial sum. With
-// equal speed, whoever owns a tile finds its other slices finished, or a group short of it.
+// All CTAs advance at equal speed, group by group: the owner of a tile then finds its other slices
+// finished, or at most one group short of it.
 TEST(StreamK, OwnersDoNotWait) {
   for (const int32_t ctas : {66, 108, 132, 144}) {
     for (const auto& [tiles, groups] :
@@ -137,7 +137,7 @@ TEST(StreamK, OwnersDoNotWait) {
   }
 }
 
-// What a token gets must not depend on how many others there are.
+// A token's bits must not depend on the number of other tokens.
 TEST(StreamK, FixedSlicesDoNotDependOnTheNumberOfTilesOrCtas) {
   std::vector<std::pair<int32_t, int32_t>> first;
   for (const auto& [tiles, ctas] : {std::pair{1, 132}, {7, 132}, {300, 132}, {300, 1}, {64, 108}}) {

@@ -19,9 +19,9 @@
 //   matrix  [panel][group][record of the panel]: a group of a panel is one run of bytes, and a
 //           panel one sequential stream; 0.515625 bytes a weight
 //
-// A panel has 256 rows where that divides the rows, else 128 or 64. Rows are filled up to a
-// multiple of 64 with weights of zero (code 8, scale 0), which kernels compute and do not store.
-// Inputs are not filled up: a width that is no multiple of 128 is refused by the packer.
+// A panel has 256 rows where that divides the rows, else 128 or 64. Rows are padded to a multiple
+// of 64 with zero weights (code 8, scale 0), which kernels compute and do not store. Inputs are not
+// padded: the packer refuses a width that is not a multiple of 128.
 namespace nibble::cuda {
 
 inline constexpr int kW4TileRows = 16;

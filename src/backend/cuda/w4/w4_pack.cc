@@ -58,7 +58,7 @@ W4Layout LayoutOf(std::initializer_list<const W4Part*> parts) {
 
 // One row of a part, from its first column on.
 struct RowData {
-  const std::byte* codes = nullptr;   // null: a row of zeros that fills a record up
+  const std::byte* codes = nullptr;   // null: a padding row of zeros
   const std::byte* scales = nullptr;  // of the whole row
   int64_t first_col = 0;
   int64_t group_size = kW4GroupCols;

@@ -25,9 +25,9 @@ struct W4Part {
 
 // The layout that the functions below write: of one matrix, or of several merged into one.
 //
-// Throws kUnsupported for what the kernels do not read, naming it: other than 4 bits, zero points,
-// a group index, scales other than BF16, groups or parts that are no multiple of 128 inputs, parts
-// of different widths; for the merged ones, heights that do not fit (GateUpSource, QkvSource).
+// Throws kUnsupported naming what the kernels cannot read: widths other than 4 bits, zero points, a
+// group index, scales other than BF16, groups or parts that are not a multiple of 128 inputs, parts
+// of different widths; for merged matrices, heights that do not match (GateUpSource, QkvSource).
 W4Layout LayoutOfW4(const W4Part& weight);
 W4Layout LayoutOfW4GateUp(const W4Part& gate, const W4Part& up);
 W4Layout LayoutOfW4Qkv(const W4Part& q, const W4Part& k, const W4Part& v, int64_t head_dim);
@@ -40,7 +40,7 @@ void PackW4GateUp(const W4Part& gate, const W4Part& up, std::span<std::byte> out
 void PackW4Qkv(const W4Part& q, const W4Part& k, const W4Part& v, int64_t head_dim,
                std::span<std::byte> out, ThreadPool& pool);
 
-// What W4T bytes say, code by code: the slow inverse.
+// Unpacks W4T code by code: the slow inverse.
 struct W4Codes {
   std::vector<int8_t> codes;     // [rows, cols], each in [-8, 7]
   std::vector<uint16_t> scales;  // [rows, cols / 128], BF16 bits

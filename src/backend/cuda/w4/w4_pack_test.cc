@@ -14,7 +14,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// A weight with random codes and scales, and the values it was made of.
+// A packed weight, and the random codes and scales it was packed from.
 struct Source {
   std::vector<int8_t> codes;     // [rows, cols]
   std::vector<uint16_t> scales;  // [rows, cols / group_size]
@@ -191,7 +191,7 @@ TEST(W4Pack, ShardsTogetherHoldTheWholeMatrix) {
       EXPECT_EQ(merged.rows, 2 * rows);
       const W4Codes pair = PackAndUnpack(
           merged, [&](std::span<std::byte> out) { PackW4GateUp(gate_part, up_part, out, pool); });
-      for (int64_t i = 0; i < rows; ++i) {  // feature i of the shard, told anew
+      for (int64_t i = 0; i < rows; ++i) {  // feature i of the shard, computed independently
         for (const auto& [source, below] : {std::pair{&gate, 0}, {&up, 8}}) {
           const int64_t merged_row = i / 8 * 16 + below + i % 8;
           for (int64_t col = 0; col < kHidden; ++col) {
@@ -250,7 +250,7 @@ TEST(W4Pack, QueriesKeysAndValuesMeetTheirPartners) {
         ASSERT_EQ(merged.scales[static_cast<size_t>(row * 2 + group)],
                   from.scales.at(static_cast<size_t>(source.row * 2 + group)));
       }
-      // What a lane accumulates beside row g is the other half of the same rotation.
+      // The row that a lane accumulates together with row g is the other half of the same rotation.
       if (source.part < 2 && row % 16 < 8) {
         const W4SourceRow partner = QkvSource(row + 8, heads, kv_heads, head_dim);
         EXPECT_EQ(partner.part, source.part);

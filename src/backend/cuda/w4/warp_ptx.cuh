@@ -6,9 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 
-// The instructions of sm_80 and later that have no C++ form. On the emulator this file is not
-// read: emulator/backend/cuda/w4/warp_ptx.cuh is found first, and does the same on the host;
-// emulator/warp.h describes what they do.
+// The instructions of sm_80 and later that have no C++ form; emulator/warp.h describes what they
+// do. Builds for the host include emulator/backend/cuda/w4/warp_ptx.cuh instead, which shadows this
+// file by include order.
 namespace nibble::cuda {
 
 struct Ptx {
@@ -79,12 +79,12 @@ cudaError_t AllowDynamicShared(Kernel* kernel, int bytes) {
   return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 }
 
-// Past the first cache, which other multiprocessors' blocks do not see.
+// Bypasses L1, which is not coherent between multiprocessors.
 __device__ inline void StoreToL2(float* to, float value) { __stcg(to, value); }
 __device__ inline float LoadFromL2(const float* from) { return __ldcg(from); }
 
-// Sixteen bytes to shared memory while the thread goes on; zeros where not `real`. Weights pass the
-// cache by: each is read once a step, tokens by everybody.
+// Asynchronous copies (cp.async) of 16 bytes to shared memory; zeros where not `real`. Weights
+// bypass L1, since each is read once a step; tokens, which all blocks read, are cached.
 __device__ inline void CopyTokensAsync(std::byte* shared, const void* global, bool real) {
   const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global),
@@ -104,7 +104,7 @@ __device__ inline void CopyWeightsAsync(std::byte* shared, const void* global, u
 }
 
 // Copies since the last call are one batch. WaitForCopies returns when at most `pending` (0..6) of
-// the thread's batches are under way; what others copied is there after a barrier.
+// the thread's batches are in flight; copies of other threads are visible after a barrier.
 __device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPending>
 __device__ __forceinline__ void WaitForCopiesOf() {
@@ -139,15 +139,16 @@ inline constexpr bool kHasBulkCopies = true;
 
 __device__ inline void Trap() { __trap(); }
 
-// To be called only where kHasBulkCopies.
+// The functions below may be called only where kHasBulkCopies.
 
-// A phase of a barrier is over after `count` arrivals and when all bytes that were announced for it
-// have come.
+// A phase of an mbarrier completes after `count` arrivals and once all bytes announced for it have
+// arrived.
 __device__ inline void InitBarrier(uint64_t* barrier, uint32_t count) {
   const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(count) : "memory");
 }
-// After the last InitBarrier and before the block's barrier: copies shall see them too.
+// After the last InitBarrier and before the block's barrier: makes the mbarriers visible to bulk
+// copies.
 __device__ inline void FenceBarriers() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -161,8 +162,8 @@ __device__ inline void ArriveAndExpect(uint64_t* barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes)
                : "memory");
 }
-// By a whole warp: until the phase of this parity is over. Phases count from 0; of a fresh barrier
-// the one before, parity 1, is over.
+// Called by a whole warp: waits until the phase of this parity is complete. Phases count from 0;
+// for a fresh barrier the preceding phase, of parity 1, counts as complete.
 __device__ inline void WaitForPhase(uint64_t* barrier, uint32_t parity) {
   const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
   uint32_t over;
@@ -176,7 +177,8 @@ __device__ inline void WaitForPhase(uint64_t* barrier, uint32_t parity) {
         : "memory");
   } while (over == 0);
 }
-// `bytes`, a multiple of 16, between addresses that are too; the barrier hears of each byte.
+// Bulk copy of `bytes`; size and addresses are multiples of 16. The barrier counts the bytes that
+// arrive.
 __device__ inline void CopyBulk(std::byte* shared, const void* global, uint32_t bytes,
                                 uint64_t* barrier, uint64_t policy) {
   const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
@@ -193,8 +195,9 @@ __device__ inline uint64_t EvictLast() {
   return policy;
 }
 
-// A flag that another block waits for. What the block wrote before a barrier and Raise by one of
-// its threads, the others' threads see after WaitUntilRaised by one of theirs and a barrier.
+// A flag between blocks, with release and acquire semantics: what a block wrote before a barrier
+// and Raise() by one of its threads is visible to another block after WaitUntilRaised() by one of
+// its threads and a barrier.
 __device__ inline void Raise(uint32_t* flag) {
   __threadfence();
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(1) : "memory");

@@ -1,7 +1,8 @@
 #pragma once
 
-// What backend/cuda/w4/warp_ptx.cuh does, on the emulator: instructions of a whole warp wait for
-// all its lanes and are then those of warp.h; asynchronous copies happen as late as they may.
+// Emulates backend/cuda/w4/warp_ptx.cuh on the host and shadows it by include order. Instructions
+// of a whole warp wait for all its lanes and are then those of warp.h; asynchronous copies happen
+// as late as the rules allow, so that a missing wait shows.
 
 #include <cuda_runtime.h>
 
@@ -18,7 +19,7 @@
 namespace nibble::cuda {
 namespace emulator {
 
-// Runs `warp_instruction(operands)` once, when each lane of the warp has come with its own
+// Runs `warp_instruction(operands)` once, when every lane of the warp has arrived with its
 // operands.
 template <typename Operands, typename Function>
 void WarpTogether(Operands& own, const Function& warp_instruction) {
@@ -35,7 +36,7 @@ struct Copy {
   const void* from;  // null: zeros
 };
 
-// The copies of a thread that are under way, in batches; the last one is still open.
+// A thread's copies in flight, in batches (commit groups); the last one is still open.
 inline std::deque<std::vector<Copy>>& CopiesOfThread() {
   static std::array<std::deque<std::vector<Copy>>, 1024> copies;
   auto& own = copies[threadIdx.x];
@@ -119,7 +120,7 @@ struct Ptx {
   }
 };
 
-// As much as the largest device has; not cleared between blocks.
+// As large as the largest device's; not cleared between blocks.
 inline std::byte* DynamicShared() {
   alignas(128) static std::byte shared[227 * 1024];
   return shared;
@@ -154,7 +155,7 @@ inline void WaitForCopies(int pending) {
   }
 }
 
-// A barrier in its 64 bits. Bulk copies happen when somebody waits in vain.
+// An mbarrier in its 64 bits. A bulk copy is performed only once a thread blocks on its barrier.
 inline constexpr bool kHasBulkCopies = true;
 
 namespace emulator {
@@ -210,7 +211,7 @@ inline void ArriveAndExpect(uint64_t* at, uint32_t bytes) {
 }
 inline void WaitForPhase(uint64_t* at, uint32_t parity) {
   for (int tries = 0;; ++tries) {
-    // As lane 0 sees it: the others may come when it has changed.
+    // Lane 0 decides for the warp: other lanes may arrive after the state has changed.
     const bool over = emulator::BarrierAt(at).parity != parity;
     if (__shfl_sync(0xffffffffu, static_cast<int>(over), 0) != 0) return;
     if (emulator::LaneIndex() == 0) {
@@ -234,7 +235,7 @@ inline void CopyBulk(std::byte* shared, const void* global, uint32_t bytes, uint
 }
 inline uint64_t EvictLast() { return 0; }
 
-// Blocks run one after the other: who waits for a block that comes later waits for ever.
+// Blocks run one after the other, so waiting for a later block is a deadlock.
 inline void Raise(uint32_t* flag) { *flag = 1; }
 inline void WaitUntilRaised(const uint32_t* flag) {
   if (*flag == 0) {
