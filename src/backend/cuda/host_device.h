@@ -18,7 +18,7 @@
 
 // Unrolls the loop that follows where the compiler is nvcc; others decide for themselves.
 #ifdef __CUDA_ARCH__
-#define NIBBLE_UNROLL _Pragma("unroll")
+#define NIBBLE_CUDA_UNROLL _Pragma("unroll")
 #else
-#define NIBBLE_UNROLL
+#define NIBBLE_CUDA_UNROLL
 #endif

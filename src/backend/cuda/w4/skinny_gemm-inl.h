@@ -38,11 +38,11 @@ NIBBLE_HOST_DEVICE constexpr int SumToken(int lane, int token_tile, int e) {
 
 template <class Isa, int kRowTiles, int kTokenTiles>
 NIBBLE_DEVICE void ClearSums(SkinnySums<Isa, kRowTiles, kTokenTiles>& sums) {
-  NIBBLE_UNROLL
+  NIBBLE_CUDA_UNROLL
   for (int r = 0; r < kRowTiles; ++r) {
-    NIBBLE_UNROLL
+    NIBBLE_CUDA_UNROLL
     for (int n = 0; n < kTokenTiles; ++n) {
-      NIBBLE_UNROLL
+      NIBBLE_CUDA_UNROLL
       for (int e = 0; e < 4; ++e) sums.value[r][n][e] = typename Isa::F32(0.0f);
     }
   }
@@ -86,42 +86,42 @@ NIBBLE_DEVICE void MultiplyGroup(const std::byte* records, int first_tile, const
   const U32 lane = Isa::Lane();
   SkinnySums<Isa, kRowTiles, kTokenTiles> group;
   ClearSums(group);
-  NIBBLE_UNROLL
+  NIBBLE_CUDA_UNROLL
   for (int half = 0; half < 2; ++half) {
     U32 words[kRowTiles][4];
-    NIBBLE_UNROLL
+    NIBBLE_CUDA_UNROLL
     for (int r = 0; r < kRowTiles; ++r) {
       const int tile = first_tile + r;
       Isa::LoadVector(records + tile / 4 * kW4RecordBytes + (tile % 4 * 2 + half) * 512, lane * 16u,
                       words[r]);
     }
-    NIBBLE_UNROLL
+    NIBBLE_CUDA_UNROLL
     for (int pair = 0; pair < 2; ++pair) {
       const int block = half * 2 + pair;  // of 32 inputs
       U32 single[4];
       if constexpr (kTokenTiles % 2 == 1) {
         LoadSingleToken<Isa>(tokens, block, kTokenTiles - 1, single);
       }
-      NIBBLE_UNROLL
+      NIBBLE_CUDA_UNROLL
       for (int h = 0; h < 2; ++h) {
         U32 a[kRowTiles][4];
-        NIBBLE_UNROLL
+        NIBBLE_CUDA_UNROLL
         for (int r = 0; r < kRowTiles; ++r) {
-          NIBBLE_UNROLL
+          NIBBLE_CUDA_UNROLL
           for (int j = 0; j < 4; ++j) a[r][j] = DequantizeBf16<Isa>(words[r][pair * 2 + h], j);
         }
-        NIBBLE_UNROLL
+        NIBBLE_CUDA_UNROLL
         for (int n = 0; n + 1 < kTokenTiles; n += 2) {
           U32 b[4];
           LoadTokenPair<Isa>(tokens, block * 2 + h, n, b);
-          NIBBLE_UNROLL
+          NIBBLE_CUDA_UNROLL
           for (int r = 0; r < kRowTiles; ++r) {
             Isa::MatrixMultiplyAdd(group.value[r][n], a[r], b[0], b[1]);
             Isa::MatrixMultiplyAdd(group.value[r][n + 1], a[r], b[2], b[3]);
           }
         }
         if constexpr (kTokenTiles % 2 == 1) {
-          NIBBLE_UNROLL
+          NIBBLE_CUDA_UNROLL
           for (int r = 0; r < kRowTiles; ++r) {
             Isa::MatrixMultiplyAdd(group.value[r][kTokenTiles - 1], a[r], single[2 * h],
                                    single[2 * h + 1]);
@@ -130,16 +130,16 @@ NIBBLE_DEVICE void MultiplyGroup(const std::byte* records, int first_tile, const
       }
     }
   }
-  NIBBLE_UNROLL
+  NIBBLE_CUDA_UNROLL
   for (int r = 0; r < kRowTiles; ++r) {
     const int tile = first_tile + r;
     const std::byte* scales =
         records + tile / 4 * kW4RecordBytes + kW4ScaleOffset + tile % 4 * kW4TileRows * 2;
     const F32 upper = Isa::LoadBf16(scales, lane / 4u * 2u);
     const F32 lower = Isa::LoadBf16(scales, lane / 4u * 2u + 16u);
-    NIBBLE_UNROLL
+    NIBBLE_CUDA_UNROLL
     for (int n = 0; n < kTokenTiles; ++n) {
-      NIBBLE_UNROLL
+      NIBBLE_CUDA_UNROLL
       for (int e = 0; e < 4; ++e) {
         sums.value[r][n][e] =
             Isa::MultiplyAdd(e < 2 ? upper : lower, group.value[r][n][e], sums.value[r][n][e]);

@@ -201,11 +201,11 @@ constexpr int64_t kSlotFloats = int64_t{kRowTiles} * kTokenTiles * 4 * kThreads;
 // Calls visit(row tile, token tile, element, place in the slot) for each sum of a thread.
 template <int kTokenTiles, typename Visit>
 NIBBLE_DEVICE void ForSums(const Visit& visit) {
-  NIBBLE_UNROLL
+  NIBBLE_CUDA_UNROLL
   for (int r = 0; r < kRowTiles; ++r) {
-    NIBBLE_UNROLL
+    NIBBLE_CUDA_UNROLL
     for (int n = 0; n < kTokenTiles; ++n) {
-      NIBBLE_UNROLL
+      NIBBLE_CUDA_UNROLL
       for (int e = 0; e < 4; ++e) visit(r, n, e, ((r * kTokenTiles + n) * 4 + e) * kThreads);
     }
   }
@@ -241,13 +241,13 @@ __device__ void StoreSums(const W4GemmArgs& args, const ExpertTile& tile, int fi
                           const Sums<kTokenTiles>& sums) {
   const auto lane = static_cast<int>(threadIdx.x % 32);
   const int32_t panel_row = tile.panel * args.layout.panel_rows;
-  NIBBLE_UNROLL
+  NIBBLE_CUDA_UNROLL
   for (int n = 0; n < kTokenTiles; ++n) {
-    NIBBLE_UNROLL
+    NIBBLE_CUDA_UNROLL
     for (int e = 0; e < 2; ++e) {
       const int token = SumToken(lane, n, e);
       if (token >= tile.num_rows) continue;
-      NIBBLE_UNROLL
+      NIBBLE_CUDA_UNROLL
       for (int r = 0; r < kRowTiles; ++r) {
         const int32_t row = panel_row + SumRow(lane, first_tile + r, e);
         const float upper = sums.value[r][n][e];
