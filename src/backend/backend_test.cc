@@ -36,7 +36,7 @@ std::vector<std::string> InstructionSetsHere() {
     if (set.is_supported()) names.push_back(set.name);
   }
 #ifdef __SANITIZE_THREAD__
-  names.resize(1);  // threads are the question there, not arithmetic
+  names.resize(1);  // these cases vary threads, not arithmetic
 #endif
   return names;
 }
@@ -291,7 +291,7 @@ TEST_P(LayerTest, MatchesReference) {
   for (const std::string& name : InstructionSetsHere()) {
     SCOPED_TRACE(name);
     const LayerResult actual = layer.Run(*Cpu(name, 2));
-    // Errors add up from product to product.
+    // Errors accumulate from product to product.
     const auto expect_close = [&](const char* what, const std::vector<float>& a,
                                   const std::vector<float>& b, double tolerance) {
       EXPECT_LE(RelativeError(a, b), tolerance) << what;
@@ -376,8 +376,8 @@ TEST_P(LayerTest, SameBitsOnEveryInstructionSetAndThreadCount) {
   }
 }
 
-// Every sequence run alone gives the rows it gave in company; so does a prompt in two pieces, since
-// the cached part of a sequence was computed in another step than the rest.
+// A sequence run alone gives the same rows as in a batch; so does a prompt in two chunks, since the
+// cached part of a sequence was computed in another step than the rest.
 TEST_P(LayerTest, SameBitsAloneAndInABatch) {
   const TestLayer layer(GetParam());
   for (const std::string& name : InstructionSetsHere()) {
@@ -423,8 +423,8 @@ TEST_P(InstructionSetTest, PromptInPiecesGivesTheSameBits) {
   }
 }
 
-// The last token of a context of three spans, whatever it is computed with and however the context
-// is divided among threads.
+// The last token of a context of three spans, for any batch mates and any division of the context
+// among threads.
 TEST_P(InstructionSetTest, AttentionInPiecesGivesTheSameBits) {
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
     for (const int64_t window : {0, 600}) {
@@ -475,7 +475,8 @@ TEST_P(InstructionSetTest, TiesGoToTheLowerExpert) {
   EXPECT_FLOAT_EQ(routing.weights[0] + routing.weights[1] + routing.weights[2], 1.0f);
 }
 
-// A row that is not finite must stay visible, through fixed point too, and stay alone.
+// Non-finite values must propagate through their own row, also through fixed point, and to no other
+// row.
 TEST_P(InstructionSetTest, NonFiniteRowsSpoilNoOthers) {
   const auto backend = Cpu(GetParam(), 2);
   for (const int bits : {0, 4, 8}) {
@@ -498,7 +499,7 @@ TEST_P(InstructionSetTest, NonFiniteRowsSpoilNoOthers) {
   }
 }
 
-// Activations of any magnitude, tiny ones to nothing.
+// Activations of any magnitude; tiny ones become zero.
 TEST_P(InstructionSetTest, FixedPointFollowsTheMagnitudeOfEachRow) {
   const auto backend = Cpu(GetParam(), 1);
   const auto reference = MakeBackend("reference");

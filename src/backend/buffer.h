@@ -7,7 +7,7 @@
 
 namespace nibble {
 
-// Device memory, freed by whoever allocated it when the last owner goes. Movable.
+// Device memory with the deleter of its allocator. Movable; one owner.
 class Buffer {
  public:
   Buffer() = default;

@@ -8,9 +8,9 @@
 #include "base/math.h"
 #include "tests/support/testing_layer.h"
 
-// Invariant 8: after warm-up a backend call allocates nothing on the heap. Counted by replacing the
-// global operator new of the test program. The operators are never inlined: the compiler must go on
-// pairing new with delete, not new with free.
+// Invariant 6 of ARCHITECTURE.md: after warm-up a backend call allocates nothing on the heap.
+// Counted by replacing the global operator new of the test program. The operators are never
+// inlined, so that the compiler keeps pairing new with delete, not new with free.
 namespace {
 
 std::atomic<int64_t> allocations = 0;

@@ -28,7 +28,7 @@ void RoutingTable::GroupByExpert(int64_t first, int64_t last) {
     slot_tokens[slot] = static_cast<int32_t>(choice / static_cast<size_t>(top_k));
     slot_weights[slot] = weights[choice];
   }
-  // Filling moved every start to the start of its successor.
+  // Filling has advanced every start to that of its successor.
   for (size_t e = expert_starts.size() - 1; e > 0; --e) expert_starts[e] = expert_starts[e - 1];
   expert_starts[0] = 0;
 }

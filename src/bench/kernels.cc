@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kCols = 6144;
 
-// Any bits are codes; what they are does not change the time.
+// Any bits are valid codes; their values do not change the time.
 void FillRandom(std::span<int32_t> words) {
   uint64_t state = 1;
   for (int32_t& word : words) {
@@ -137,8 +137,9 @@ class KernelBench {
     int64_t kv;
   };
 
-  // Attention of the last `tokens` of a context. The layers of a cache take turns, so that together
-  // they are as large as the weights of a one-row product; each holds the same pages.
+  // Attention of the last `tokens` of a context. Calls cycle through the layers of a cache that
+  // together are as large as the weights of a one-row product, so that the caches are cold; all
+  // layers hold the same values.
   template <typename Amount>
   void Attend(const std::string& prefix, const Heads& heads, DType dtype, int64_t context,
               int64_t tokens, const std::string& unit, double roof, const Amount& amount) {

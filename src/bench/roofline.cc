@@ -11,8 +11,8 @@ namespace nibble::cpu {
 namespace {
 
 // Operations a second when all threads run body(rounds), which does `amount` operations a round.
-// Pieces are small, so that a thread that is held up does not decide the time. What the bodies
-// return goes to `sink`, so that nothing is optimised away.
+// Tasks are small, so that a delayed thread does not determine the time. The results go to `sink`,
+// so that nothing is optimized away.
 template <typename Body>
 double Rate(ThreadPool& pool, int repeats, int64_t amount, std::atomic<uint64_t>& sink,
             const Body& body) {

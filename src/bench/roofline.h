@@ -8,7 +8,7 @@
 
 namespace nibble::cpu {
 
-// What the machine can do at most, as measured just now by loops that do nothing else.
+// Peak rates of the machine, measured by microbenchmarks.
 struct Roofline {
   double read_bytes_per_second = 0;    // from memory, by all threads together
   double float_flops_per_second = 0;   // float multiply-adds, two operations each

@@ -9,8 +9,8 @@
 #include "backend/backend.h"
 #include "backend/make_backend.h"
 
-// For tests of backends: random weights of any format, and a whole decoder layer run op by op with
-// everything that comes out of it, so that two backends, or two ways of batching, can be compared.
+// For tests of backends: random weights of any format, and a whole decoder layer run op by op that
+// keeps all intermediate results, so that two backends, or two ways of batching, can be compared.
 namespace nibble::testing {
 
 // How the Linears of a layer are stored.
@@ -52,7 +52,7 @@ struct LayerExtras {
   bool shared_gate = false;
 };
 
-// A sequence in a step: `cached` tokens lie in its pages already, `fresh` ones are new.
+// A sequence in a step: `cached` tokens are in its pages already, `fresh` ones are new.
 struct SequenceStep {
   int64_t cached = 0;
   int64_t fresh = 1;

@@ -28,8 +28,8 @@ namespace {
 // enough to pay for copying keys and values out of their pages, few enough to stay in the cache.
 constexpr int64_t kQueryRows = 96;
 
-// Pieces of attention for each thread, at least, if the context is long enough: so that threads
-// that are held up a little end together.
+// Minimum number of attention tasks for each thread, if the context is long enough: evens out
+// delays of single threads.
 constexpr int64_t kTasksPerThread = 8;
 
 const CpuMatrix& Part(const Weight* weight, int64_t part) {
@@ -298,7 +298,7 @@ void CpuBackend::CutAttention(const HostKvLayer& kv, int64_t heads, int64_t wind
 
   // A task is a query block and a head, with all spans of the context if there are enough of them
   // for the threads. Otherwise the context is divided too. The last blocks of a prompt see the most
-  // keys: they go first, so that no thread starts on one when the others are done.
+  // keys: they go first, for load balance.
   const auto num_blocks = static_cast<int64_t>(query_blocks_.size());
   const int64_t wanted = pool_.num_threads() > 1 ? kTasksPerThread * pool_.num_threads() : 1;
   const bool divide = num_blocks * kv.num_kv_heads < wanted;
@@ -492,7 +492,7 @@ void CpuBackend::DownResidual(const Activation& g, const Routing& routing, const
     slots_by_token_[static_cast<size_t>(slot_starts_[token]++)] = static_cast<int32_t>(slot);
   }
   ForRows(pool_, x.rows, 4 * x.cols, [&](int64_t t) {
-    // Filling moved every start to the start of its successor.
+    // Filling has advanced every start to that of its successor.
     const int32_t begin = t == 0 ? 0 : slot_starts_[static_cast<size_t>(t) - 1];
     for (int32_t i = begin; i < slot_starts_[static_cast<size_t>(t)]; ++i) {
       const int64_t slot = slots_by_token_[static_cast<size_t>(i)];

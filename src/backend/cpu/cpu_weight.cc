@@ -18,8 +18,8 @@ void ForTiles(ThreadPool& pool, int64_t rows, const std::function<void(int64_t t
   pool.ParallelFor(CeilDiv(rows, kTileRows), [&](int64_t tile, int) { body(tile); });
 }
 
-// Values of a row-major matrix as tiles [cols][64]. Taken in squares that fit the first-level
-// cache, since either the reads or the writes must jump.
+// Values of a row-major matrix as tiles [cols][64]. Transposes in square tiles that fit the L1
+// cache, since either the reads or the writes are strided.
 template <typename From, typename To, typename Convert>
 void TileMatrix(const From* values, int64_t rows, int64_t cols, To* tiles, ThreadPool& pool,
                 Convert convert) {
@@ -45,7 +45,8 @@ bool IsVector(Role role) {
 
 bool IsTable(Role role) { return IsVector(role) || role == Role::kEmbedding; }
 
-// What a weight becomes, told by the shapes and types of its view alone (and its group index).
+// The prepared form of a weight, derived from the shapes and types of its view (and its group
+// index), not from its values.
 struct WeightPlan {
   int64_t rows = 0;
   int64_t cols = 0;
@@ -124,10 +125,9 @@ void FillTable(const TensorView& view, const RowTable& table, ThreadPool& pool) 
   });
 }
 
-// Which group each packed column belongs to, and where the packed columns come from: every group
-// takes a whole number of blocks, so that a block has one scale a row. With a group index the
-// columns of a group are gathered; the last block of a group may have columns that do not exist
-// (-1).
+// The group of each block and the source column of each packed column: every group takes a whole
+// number of blocks, so that a block has one scale a row. With a group index the columns of a group
+// are gathered; the last block of a group may have padding columns (-1).
 struct BlockPlan {
   PackedFormat format{};
   std::vector<int32_t> columns;
@@ -243,8 +243,8 @@ void PackRow(const CodeReader& codes, const PackedFormat& format, int64_t row_in
 
 // Four-bit codes in column order: a word of the checkpoint holds columns 8w..8w+7 of a row, and the
 // layout wants the same word with its nibbles in another order. `words` are those of a block, for
-// `rows` rows `stride` words apart. They are gathered first, a line of the cache a row, so that the
-// nibbles of all rows are then moved in one loop without jumps.
+// `rows` rows `stride` words apart. They are gathered first, a cache line a row, so that the
+// nibbles of all rows are then permuted in one contiguous loop.
 void PackWords(const int32_t* words, int64_t stride, int64_t rows, int64_t words_per_block,
                uint8_t* out) {
   alignas(64) uint32_t block[kMaxPackedBlock / 8 * kTileRows];

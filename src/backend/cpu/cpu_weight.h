@@ -15,12 +15,12 @@
 
 namespace nibble::cpu {
 
-// The layout below and in PackedFormat, the same for all instruction sets. Weights are kept in
-// files under this name: whoever changes a byte of what PrepareMatrix makes gives it the next
-// number.
+// Name and version of the layout below and in PackedFormat, the same for all instruction sets.
+// Files of prepared weights carry it: increase the number with every change of the bytes that
+// PrepareWeight makes.
 inline constexpr std::string_view kWeightLayoutName = "cpu 1";
 
-// Row-major values as they came: embeddings. Norms too, widened to float.
+// Row-major values in the checkpoint's type: embeddings; and norms, widened to float.
 struct RowTable {
   DType dtype = DType::kF32;
   Buffer values;
@@ -40,7 +40,7 @@ struct DenseLayout {
 // groups of 128 and BF16 scales.
 struct PackedLayout {
   PackedFormat format;
-  std::vector<int32_t> columns;  // of the packed columns, -1 where there is none; empty: in order
+  std::vector<int32_t> columns;  // source of each packed column, -1: padding; empty: in order
   Buffer tiles;
 
   const uint8_t* tile(int64_t index) const {

@@ -19,7 +19,7 @@ float ToBytes(const float* x, int64_t count, uint8_t* bytes) {
     finite &= magnitude <= std::numeric_limits<float>::max();
     largest = magnitude > largest ? magnitude : largest;
   }
-  // A scale that 1 cannot be divided by counts as zero.
+  // A scale whose reciprocal overflows counts as zero.
   const float scale = largest / 127.0f;
   if (!finite || scale < 1e-37f) {
     std::memset(bytes, 128, static_cast<size_t>(count));

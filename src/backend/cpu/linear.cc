@@ -9,14 +9,15 @@
 namespace nibble::cpu {
 namespace {
 
-// A piece of work is up to kMaxTiles tiles by up to so many rows: few enough that activations and
-// sums of a block stay in the second-level cache, enough that reading them and unpacking weights is
-// a small part of the work.
+// A task is up to kMaxTiles tiles by up to kMaxRunRows rows: few enough that activations and sums
+// of a block stay in the L2 cache, enough that reading them and unpacking weights is a small part
+// of the work.
 constexpr int64_t kMaxRunRows = 96;
 constexpr int64_t kMinRunRows = 48;
 constexpr int64_t kMinTiles = 2;
-constexpr int64_t kFewRows = 12;  // up to so many, weights are all that is read: many small pieces
-constexpr int64_t kRunMultiple = 12;  // of every kernel's rows at once
+// At most so many rows: bound by reading weights, so cut into many small pieces.
+constexpr int64_t kFewRows = 12;
+constexpr int64_t kRunMultiple = 12;  // a multiple of the rows at once of every kernel
 constexpr int64_t kPiecesPerThread = 4;
 
 bool SameLayout(const CpuMatrix& a, const CpuMatrix& b) {
@@ -121,7 +122,7 @@ void LinearRunner::Run(std::span<const LinearTask> tasks) {
   }
   FixInputs();
 
-  // The largest pieces that still give every thread a few.
+  // The largest pieces of which every thread still gets a few.
   const int64_t enough = pool_.num_threads() > 1 ? kPiecesPerThread * pool_.num_threads() : 1;
   int64_t max_tiles = kMaxTiles;
   int64_t max_rows = kMaxRunRows;
@@ -150,7 +151,7 @@ void LinearRunner::RunPiece(const LinearTask& task, const Plan& plan, int64_t pi
   float* const sums = scratch.sums.Get<float>(kMaxTiles * tile_floats);
   float* const other_sums = sums + num_tiles * tile_floats;
 
-  // Gate and up go side by side if one call can read both.
+  // Gate and up are multiplied in one call if their layouts allow it.
   const bool together = task.second != nullptr && SameLayout(*task.weight, *task.second) &&
                         plan.input == plan.second_input;
   Multiply(task, *task.weight, together ? task.second : nullptr, first_tile, num_tiles, plan.input,

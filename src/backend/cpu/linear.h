@@ -29,12 +29,12 @@ struct LinearTask {
   Then then = Then::kStore;
 };
 
-// Runs matrix products: a few tasks at once (q, k and v; all experts), cut into pieces of two
-// weight tiles and a run of rows that the threads take one by one. How it is cut never shows in the
-// results.
+// Runs matrix products: a few tasks at once (q, k and v; all experts), divided into pieces of some
+// weight tiles by some rows, which the threads take one by one. Results do not depend on the
+// division.
 class LinearRunner {
  public:
-  // Packed weights meet activations of `activation_planes` int8 planes: 2 (16 bits) or 1.
+  // Activations of packed weights are rounded to `activation_planes` int8 planes: 2 (16 bits) or 1.
   LinearRunner(const Kernels& kernels, ThreadPool& pool, int activation_planes);
 
   // Tasks must not write what another one reads or writes.
@@ -52,7 +52,7 @@ class LinearRunner {
     FixedPointRows fixed;
     int64_t first_row;  // among the rows of all inputs
   };
-  // How a task is cut: piece p of a task is tile group p % num_groups, row run p / num_groups.
+  // How a task is divided: piece p is tile group p % num_groups and row range p / num_groups.
   struct Plan {
     const FixedInput* input;
     const FixedInput* second_input;

@@ -42,7 +42,7 @@ class LinearTest : public ::testing::Test {
   LinearRunner runner_{*ChooseInstructionSet("").kernels, pool_, 2};
 };
 
-// More rows than one piece takes and more tiles than one call, in every way of writing the result.
+// More rows than a piece and more tiles than a call, with every kind of output.
 TEST_F(LinearTest, GathersRowsAndWritesAsAsked) {
   const int64_t rows = 650, cols = 96, num_rows = 401;
   std::vector<int32_t> gather;

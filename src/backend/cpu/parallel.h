@@ -17,8 +17,8 @@ void Parallel(ThreadPool& pool, int64_t count, const Body& body) {
   pool.ParallelFor(count, call);
 }
 
-// body(row) for each row, in runs worth handing to a thread: `floats_per_row` says how much work a
-// row is. A little work stays on the calling thread, since waking another one costs microseconds.
+// body(row) for each row, in chunks large enough for a task: `floats_per_row` measures the work of
+// a row. Little work stays on the calling thread, since waking another one costs microseconds.
 template <typename Body>
 void ForRows(ThreadPool& pool, int64_t num_rows, int64_t floats_per_row, const Body& body) {
   constexpr int64_t kFloatsPerRun = 16384;

@@ -12,7 +12,7 @@ namespace nibble::cpu {
 // The angle position * frequency is rounded to float, as the published implementations do.
 class RopeTable {
  public:
-  // Forgets the step before.
+  // Invalidates the angles of the previous step.
   void Reset() { valid_ = false; }
 
   void Prepare(std::span<const int32_t> positions, const Rotary& rotary);

@@ -53,7 +53,7 @@ TEST(Router, StaysInRangeForLargeAndEqualLogits) {
 TEST(Router, ChoosesDistinctExpertsEvenAmongNaNs) {
   EXPECT_THAT(Choose({kNan, 1.0f, kNan, 0.0f}, 3).experts, ElementsAre(1, 3, 0));
   EXPECT_THAT(Choose({kNan, kNan, kNan}, 3).experts, UnorderedElementsAre(0, 1, 2));
-  EXPECT_TRUE(std::isnan(Choose({kNan, 1.0f}, 1).weights[0]));  // and the fault stays visible
+  EXPECT_TRUE(std::isnan(Choose({kNan, 1.0f}, 1).weights[0]));  // the NaN propagates
 }
 
 TEST(Router, LeavesTheWeightsAsTheyAreWhereAsked) {

@@ -18,7 +18,7 @@ std::vector<float> RandomMatrix(int64_t rows, int64_t cols, uint32_t seed) {
   return values;
 }
 
-// H + I over rows of x, with a mark in the strict lower triangle that nobody may touch.
+// H + I over rows of x, with a mark in the strict lower triangle, which must not be touched.
 constexpr float kMark = -77.0f;
 std::vector<float> MarkedIdentity(int64_t n) {
   std::vector<float> h(static_cast<size_t>(n * n), 0.0f);

@@ -103,7 +103,7 @@ void Rotate(float* heads, int64_t num_heads, int64_t head_dim, int32_t position,
   }
 }
 
-// The key or value of one head and token in its page.
+// Access to the key or value of one head and token in its page.
 class PageRow {
  public:
   PageRow(const HostKvLayer& kv, int64_t block, bool key, int64_t head, int64_t slot)

@@ -11,7 +11,7 @@
 namespace nibble {
 
 // The oracle: every op as the plain loop its comment in backend.h describes, computed in double
-// from weights widened (or dequantized) to float; what lies between ops is rounded to float. Slow,
+// from weights widened (or dequantized) to float; results of ops are rounded to float. Slow,
 // obvious, single-threaded, never the default. Every other backend is compared with it.
 class ReferenceBackend final : public Backend {
  public:

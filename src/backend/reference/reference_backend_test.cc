@@ -1,4 +1,4 @@
-// The oracle against numbers worked out by hand; it is compared with a whole naive model and with
+// The oracle against numbers computed by hand; it is compared with a whole naive model and with
 // recorded outputs in src/model.
 #include "backend/reference/reference_backend.h"
 

@@ -16,15 +16,16 @@
 namespace nibble {
 namespace {
 
-// Side of a Gram tile. Large tiles repay OpenBLAS's packing; smaller matrices are cut so that all
-// threads find work. A function of the size alone: results must not depend on the threads.
+// Side of a Gram tile. Large tiles repay OpenBLAS's packing; smaller matrices are divided so that
+// all threads have work. A function of the size alone: results must not depend on the number of
+// threads.
 int64_t GramTile(int64_t n) {
   if (n <= 2048) return 512;
   if (n <= 4096) return 768;
   return 1536;
 }
 
-// Rows of X taken at a time: packing wide rows is slow when they spread over too many pages.
+// Rows of X per product: packing wide rows is slow when they spread over too many memory pages.
 constexpr int64_t kGramRows = 512;
 constexpr int64_t kGatheredRows = 2048;
 
@@ -32,7 +33,7 @@ constexpr int64_t kGatheredRows = 2048;
 constexpr int64_t kSmallGram = 1024;
 constexpr int64_t kSmallFactor = 512;
 
-// A factorisation splits off so many rows at a time.
+// The number of rows that a step of the recursive factorisation splits off.
 int64_t TopRows(int64_t n) {
   constexpr int64_t kMaxRows = 2048;
   return std::min(kMaxRows, RoundUp(n / 2, 64));
@@ -121,7 +122,8 @@ void HostAlgebra::LargeGramUpdate(const float* x, int64_t rows, int64_t cols, fl
   const int64_t side = GramTile(cols);
   const int64_t count = CeilDiv(cols, side);
   const auto size = [&](int64_t tile) { return std::min(side, cols - tile * side); };
-  // Off-diagonal tiles first: they cost twice as much, and what is left for last should be small.
+  // Off-diagonal tiles first: they cost twice as much, and the last tasks should be small for load
+  // balance.
   const int64_t num_off = count * (count - 1) / 2;
   pool_->ParallelFor(num_off + count, [&](int64_t index, int) {
     int64_t i = 0;
@@ -239,14 +241,14 @@ int64_t HostAlgebra::Factor(float* h, int64_t n, int64_t stride, int64_t leaf, f
                 std::min(side, rest - j * side)};
   };
 
-  // P. The first columns take the longest.
+  // Computes P. The first columns take the longest.
   pool_->ParallelFor(rows * cols, [&](int64_t index, int) {
     const Tile tile = tile_at(index % rows, index / rows);
     TimesTransposedUpper(tile.height, tile.width, rest - tile.col, b + tile.row * stride + tile.col,
                          stride, v + tile.col * stride + tile.col, stride,
                          p + tile.row * rest + tile.col, rest);
   });
-  // S.
+  // Computes S.
   const int64_t s_side = std::clamp<int64_t>(top / 4, 128, 512);
   const int64_t s_tiles = CeilDiv(top, s_side);
   const int64_t num_off = s_tiles * (s_tiles - 1) / 2;
@@ -271,7 +273,7 @@ int64_t HostAlgebra::Factor(float* h, int64_t n, int64_t stride, int64_t leaf, f
       Blas().SubtractOuter(width, rest, p + row * rest, rest, s, stride);
     }
   });
-  // P V in the place of B. The last columns take the longest.
+  // Replaces B by P V. The last columns take the longest.
   pool_->ParallelFor(rows * cols, [&](int64_t index, int) {
     const Tile tile = tile_at(index % rows, cols - 1 - index / rows);
     TimesUpper(tile.height, tile.width, tile.col + tile.width, p + tile.row * rest, rest,

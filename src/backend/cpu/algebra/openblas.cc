@@ -24,8 +24,8 @@ enum Cblas : int {
   kRight = 142,
 };
 
-// An environment variable set for the life of this object, then put back. Children of this process
-// and its user's shell settings are none of our business.
+// Sets an environment variable for the life of this object, then restores it: child processes must
+// see the user's own setting.
 class ScopedEnvironment {
  public:
   ScopedEnvironment(const char* name, const char* value) : name_(name) {

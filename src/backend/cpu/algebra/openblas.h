@@ -9,10 +9,10 @@ namespace nibble {
 
 // The few single-thread routines of OpenBLAS that GPTQ needs, by function pointer: the library
 // picks its kernels once, while it is being loaded, and picks badly on processors younger than
-// itself (a fifth of the speed) or where the shell exports OPENBLAS_CORETYPE. So it is loaded here,
-// at run time, after the right kernel family has been named for it. Matrices are row-major.
+// itself (at a fifth of the speed) or where the shell exports OPENBLAS_CORETYPE. So it is loaded
+// here, at run time, after the right kernel family has been named for it. Matrices are row-major.
 //
-// Calls may come from several threads at once; each runs on its caller alone.
+// Thread-safe; each call runs on the calling thread alone.
 class OpenBlas {
  public:
   // With the kernels for an instruction set, by the name that NIBBLE_INSTRUCTION_SET has for it, or

@@ -49,7 +49,7 @@ enum class Then { kAdd, kSubtractFrom, kSet };
 
 // to[kRows, panel width] = from + A^T B (kAdd), from - A^T B (kSubtractFrom) or A^T B (kSet), over
 // `depth` rows of two panels; row i of a tile belongs to column i of A. Without kLeft the first
-// half of the columns is left out.
+// half of the columns is skipped.
 template <int kRows, Then kThen, bool kLeft = true>
 HWY_INLINE void Tile(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b, int64_t depth,
                      const float* from, float* to, int64_t stride) {
@@ -101,7 +101,7 @@ HWY_INLINE void Tile(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b, i
   }
 }
 
-// The shares of a triangle: panels are dealt out to and fro, since the first ones are the longest.
+// Splits a triangle evenly: panels are dealt in snake order, because early panels are longer.
 bool IsMine(int64_t panel, int64_t part, int64_t parts) {
   const int64_t place = panel % parts;
   return part == (panel / parts % 2 == 0 ? place : parts - 1 - place);
@@ -169,8 +169,9 @@ void AddGram(const GramInputs& inputs, int64_t part, int64_t parts, float* h) {
 
 // With G the matrix H with rows and columns in reverse, G = C^T C (C upper triangular), and Y =
 // C^-T, the factor U is Y in reverse again. Rows of C and of Y come from the same elimination, a
-// block of rows at a time: it turns [G | I] into [C | Y]. The block's own square is eliminated
-// first; what that did to the identity is then applied to the rest of the block by a product.
+// block of rows at a time: it turns [G | I] into [C | Y]. The block's diagonal square is eliminated
+// first; the right half of that, the inverse transposed square, is then applied to the rest of the
+// block by a product.
 template <int kRows>
 class Elimination {
  public:
@@ -257,8 +258,8 @@ class Elimination {
     }
   }
 
-  // to = from - A^T B, kBlock rows of a panel. As much depth at a time as the first-level cache has
-  // room for.
+  // to = from - A^T B, kBlock rows of a panel. Blocked over the depth, so that operands stay in the
+  // L1 cache.
   void Subtract(const float* a, const float* b, int64_t depth, const float* from, float* to) const {
     constexpr int64_t kDepth = 128;
     int64_t first = 0;
@@ -280,7 +281,7 @@ class Elimination {
     }
   }
 
-  // Eliminates [square | I], the square's rows a panel's width apart, and keeps what became of I,
+  // Eliminates [square | I], the square's rows a panel's width apart, and stores the right half,
   // transposed. Returns the index of a pivot that is not positive and finite, or -1.
   int64_t EliminateSquare(const float* square) {
     const Floats d;
@@ -338,12 +339,12 @@ class Elimination {
   int64_t width_, panels_, size_;  // of a panel; in all; rows and columns with padding
   float* c_;                       // [panels, size, width]: G, and C from its first rows on
   float* y_;                       // the same of I and Y
-  float* block_;                   // rows of G and I on their way
+  float* block_;                   // rows of G and I being eliminated
   float* inverse_;                 // [kBlock, width], kBlock columns used
 };
 
 void AddSmallGramTarget(const GramInputs& inputs, int64_t part, int64_t parts, float* h) {
-  // As many sums as there are registers for.
+  // As many sums as fit in registers.
   if (Lanes() == 16) return AddGram<8>(inputs, part, parts, h);
   AddGram<4>(inputs, part, parts, h);
 }

@@ -13,7 +13,7 @@
 namespace nibble::cpu {
 namespace {
 
-constexpr float kOutside = -7;  // in the strict lower triangle, which is nobody's
+constexpr float kOutside = -7;  // in the strict lower triangle, which must not be accessed
 
 std::vector<float> Normal(int64_t count) {
   std::mt19937 generator(7);

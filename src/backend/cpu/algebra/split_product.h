@@ -5,11 +5,12 @@
 namespace nibble::cpu {
 
 // Products of float matrices on matrix tiles of bfloat16 (Intel AMX), several times as fast as
-// float multiply-adds. Nothing is lost: a float is the sum of three bfloat16 of 8 bits each. Of the
-// nine products of such parts the six that reach into a float's 24 bits are summed, in float and in
-// runs of 32, so that the error is no larger than that of a plain sum of products.
+// float multiply-adds. A float is exactly the sum of three bfloat16 of 8 bits each. Of the nine
+// products of such parts the six that contribute to a float's 24 bits are summed, in float and in
+// blocks of 32, so that the error is no larger than that of a plain sum of products.
 
-// Whether this processor and kernel have them; asks for leave to use them, once.
+// Whether the processor and the operating system support them; requests permission on the first
+// call.
 bool HasTileProducts();
 
 // A factor. Its lines are the rows of A or the columns of B, its depth is what is summed over.
@@ -18,8 +19,8 @@ struct TileOperand {
   int64_t stride = 0;
   // Element (line, depth) is at depth * stride + line if true, else at line * stride + depth.
   bool depth_major = false;
-  // Elements whose row in memory is larger than their column plus `upper_from` count as zeros
-  // whatever they are, as in an upper triangular matrix.
+  // Elements whose row in memory is larger than their column plus `upper_from` count as zeros and
+  // are not read, as in an upper triangular matrix.
   bool upper = false;
   int64_t upper_from = 0;
 };

@@ -12,11 +12,11 @@
 namespace nibble::cpu {
 namespace {
 
-// Blocks that are packed at a time: both stay in the second-level cache.
+// Sizes of packed blocks: both operands stay in the L2 cache.
 constexpr int64_t kDepthBlock = 256;
 constexpr int64_t kRowBlock = 256;
 constexpr int64_t kColumnBlock = 512;
-constexpr int64_t kNoDiagonal = -kPairLines;  // as far to the left as makes no difference
+constexpr int64_t kNoDiagonal = -kPairLines;  // so far to the left that nothing is skipped
 
 bool Ask() {
   __builtin_cpu_init();
@@ -30,7 +30,7 @@ bool Ask() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
   if ((d & kAmxBf16) == 0 || (d & kAmxTile) == 0) return false;
-  // The kernel saves tiles for those alone who ask.
+  // Linux saves tile registers only for processes that request it.
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
@@ -40,7 +40,8 @@ struct Steps {
   int64_t end;
 };
 
-// The steps of depth from `k` on in which lines [first, first + kPairLines) are not all zeros.
+// The steps of depth from `k` on in which some of the lines [first, first + kPairLines) are not
+// zero.
 Steps NonZeroSteps(const TileOperand& operand, int64_t first, int64_t k, int64_t steps) {
   if (!operand.upper) return {0, steps};
   if (operand.depth_major) {

@@ -67,7 +67,7 @@ TEST(TileProduct, EqualsPlainSumsInAnyShapeAndLayout) {
   }
 }
 
-// As good as float multiply-adds, and rather better: beside a plain chain of them.
+// The error is at most that of a plain chain of float multiply-adds.
 TEST(TileProduct, RoundsNoMoreThanAChainOfMultiplyAdds) {
   if (!HasTileProducts()) GTEST_SKIP() << "this machine has no matrix tiles";
   const int64_t n = 16, depth = 4096;

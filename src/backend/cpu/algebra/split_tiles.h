@@ -4,9 +4,9 @@
 
 #include "backend/cpu/algebra/split_product.h"
 
-// What split_product_amx.cc needs of the instruction set. Matrices are packed into panels of
-// kTileLines lines; a panel is a run of steps of kTileDepth, a step three tiles of bfloat16, one
-// for each part of the floats.
+// The AMX kernels of split_product_amx.cc. Matrices are packed into panels of kTileLines lines; a
+// panel is a sequence of steps of kTileDepth, a step three tiles of bfloat16, one for each part of
+// the floats.
 namespace nibble::cpu {
 
 constexpr int64_t kTileLines = 16;
@@ -15,7 +15,7 @@ constexpr int64_t kTileBytes = 1024;
 constexpr int64_t kStepBytes = 3 * kTileBytes;
 constexpr int64_t kPairLines = 2 * kTileLines;  // of two panels
 
-void StartTiles();  // before any of the others, on each thread
+void StartTiles();  // call it on each thread before any of the others
 void StopTiles();
 
 // Lines [first_line, + lines) and depths [first, + depth) of a factor, zeros up to whole tiles. The
@@ -31,7 +31,7 @@ void MultiplyTiles(const char* a0, const char* a1, const char* b0, const char* b
 void AddSums(const float* sums, int64_t rows, int64_t cols, int64_t skip, float alpha, bool set,
              float* c, int64_t stride);
 
-// Fetches C[rows, cols] into the cache while something else is computed.
+// Prefetches C[rows, cols].
 void PrefetchTarget(const float* c, int64_t rows, int64_t cols, int64_t stride);
 
 }  // namespace nibble::cpu

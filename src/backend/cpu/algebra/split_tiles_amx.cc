@@ -16,7 +16,7 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-// In memory before anybody runs: the compiler does not see all that the instruction reads.
+// Constant-initialized: the compiler does not see which memory ldtilecfg reads.
 constinit const TileConfig kConfig;
 
 // Three tiles of pairs: parts of `low` in the lower halves of words, parts of `high` in the upper
@@ -34,7 +34,7 @@ void StoreParts(__m512 low, __m512 high, char* to) {
   }
 }
 
-// Of a tile of 16 x 16 words of 32 bits.
+// Transposes a tile of 16 x 16 words of 32 bits.
 void Transpose(char* tile) {
   __m512i r[16], t[16];
   for (int i = 0; i < 16; ++i) r[i] = _mm512_load_si512(tile + i * 64);
@@ -62,7 +62,7 @@ void Transpose(char* tile) {
   }
 }
 
-// Bits [from, to) of 16, for bounds anywhere.
+// A mask of bits [from, to) of 16; bounds are clamped.
 __mmask16 Bits(int64_t from, int64_t to) {
   if (from < 0) from = 0;
   if (to > 16) to = 16;
@@ -142,7 +142,7 @@ void MultiplyTiles(const char* a0, const char* a1, const char* b0, const char* b
   _tile_zero(3);
   for (int64_t step = 0; step < steps; ++step) {
     const int64_t at = step * kStepBytes;
-// Loads lie between products, far from those that wait for them.
+// Loads are interleaved with products, far ahead of their use.
 #define NIBBLE_A(tile, from, part) _tile_loadd(tile, from + at + (part) * kTileBytes, 64)
 #define NIBBLE_PRODUCTS_OF_B(part)                   \
   _tile_loadd(6, b0 + at + (part) * kTileBytes, 64); \

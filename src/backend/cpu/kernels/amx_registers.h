@@ -6,7 +6,7 @@
 
 #include "backend/cpu/kernels/simd.h"
 
-// How the integer kernels use the tile unit. Only for files that are compiled for it.
+// How the integer kernels use the tile registers of AMX. Only for files that are compiled for AMX.
 namespace nibble::cpu {
 
 inline constexpr int64_t kTileSide = 16;  // rows of a tile register, and its columns of four bytes
@@ -32,13 +32,15 @@ struct AmxConfigs {
     }
   }
 };
-// In memory before anybody runs: compilers do not see all that the instruction reads.
+// Constant-initialized: compilers do not see which memory ldtilecfg reads, so they could move a
+// store to it behind the instruction.
 inline constinit const AmxConfigs kAmxConfigs;
 
 // Registers 0-3 hold sums and 4-5 the left operand, of `rows` rows; 6-7 the right one, of 16.
 NIBBLE_INLINE void ConfigureTiles(int64_t rows) { _tile_loadconfig(&kAmxConfigs.of[rows]); }
 
-// Nor do all of them see that a tile is loaded from memory: what was stored before must be there.
+// A compiler barrier: not all compilers see that a tile load reads memory, so earlier stores must
+// be completed explicitly.
 NIBBLE_INLINE void FinishStores() { __asm__ volatile("" ::: "memory"); }
 
 }  // namespace nibble::cpu

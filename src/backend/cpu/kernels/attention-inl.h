@@ -6,23 +6,23 @@
 #include "backend/cpu/kernels/table.h"
 #include "base/math.h"
 
-// Attention of a block of queries that share a KV head, over float and BF16 pages, and what it has
-// in common with the one over int8 pages.
+// Attention of a block of queries that share a KV head, over float and BF16 pages, and the parts
+// that it shares with attention over int8 pages.
 //
-// The context is cut at fixed positions into spans of 512 keys. Of a span, every query row gets all
-// its scores, their softmax, and the sum of the values weighed with it; then the spans are folded
-// into one another from the first to the last. A score is summed over the head dimension in order,
-// a weighed sum over the keys in order; a key that a row must not see has a probability of exactly
-// zero, and a span that it does not see is left out. So a row's bits do not depend on which rows
-// share the call, on whether keys are read in place or copied first, or on which thread took which
-// span.
+// The context is cut at fixed positions into spans of 512 keys. For each span, a query row gets all
+// its scores, their softmax, and the sum of the values weighted by it (a partial result, as in
+// split-K or flash decoding); then the partial results are combined in order of spans. A score is
+// summed over the head dimension in order, a weighted sum over the keys in order; a masked key has
+// a probability of exactly zero, and a span in which all keys are masked is skipped. So a row's
+// bits do not depend on which rows share the call, on whether keys are read in place or gathered
+// first, or on which thread computed which span.
 namespace nibble::cpu {
 
-// Four groups of 16 keys or values, as they lie in pages (or in a copy): those of 64 positions.
-// Groups that start beyond the end of the context repeat the last one that does not.
+// The keys or values of 64 positions as four groups of 16, in pages or in a gathered copy. Groups
+// that start after the end of the context repeat the last valid one.
 struct KeyGroups {
   const char* base[4];
-  int64_t step;  // bytes from a word of the keys, or the row of a value, to the next
+  int64_t step;  // bytes between words of the keys, or between rows of the values
 };
 
 template <typename Isa>
@@ -32,7 +32,7 @@ NIBBLE_INLINE float ExpOne(float x) {
   return lanes[0];
 }
 
-// The query rows of an AttentionBlock and what becomes of them, whatever the pages are.
+// The query rows of an AttentionBlock with their scores and partial results, for any page type.
 template <typename Isa>
 struct AttendRows {
   using F = typename Isa::F;
@@ -41,10 +41,10 @@ struct AttendRows {
   const AttentionBlock& block;
   int64_t num_rows;  // token-major: row i * heads_per_kv_head + j is token i, head j
   int64_t padded;    // head_dim rounded up to whole tiles
-  int64_t end;       // the context, as far as the last row sees it
+  int64_t end;       // one past the last position that the last row sees
   float* scores;     // [rows][512] of a span, then probabilities
 
-  // A partial result: what a span, or several folded, gave each row.
+  // The partial result of one span, or of several combined.
   float* sums = nullptr;     // [rows][padded]
   float* largest = nullptr;  // [rows] score; minus infinity where a row sees no key
   float* total = nullptr;    // [rows] of exp(score - largest)
@@ -67,11 +67,11 @@ struct AttendRows {
     for (int64_t i = 0; i < num_rows * padded; i += 16) Isa::Store(sums + i, Isa::Zero());
   }
 
-  // Of `row`, counted from the first token of the block. Short numbers divide faster.
+  // The token of `row`, counted from the first token of the block. 32-bit division is faster.
   NIBBLE_INLINE int64_t Token(int64_t row) const {
     return static_cast<uint32_t>(row) / static_cast<uint32_t>(block.heads_per_kv_head);
   }
-  // Where a row starts in the queries, and in the result.
+  // Offset of a row in the queries, and in the result.
   NIBBLE_INLINE int64_t RowOffset(int64_t row) const {
     const int64_t token = Token(row);
     return token * block.stride + (row - token * block.heads_per_kv_head) * block.head_dim;
@@ -83,12 +83,12 @@ struct AttendRows {
     return block.sliding_window > 0 && oldest > 0 ? oldest : 0;
   }
 
-  // Of a part of the pages (offset), the byte where it starts in the KV block of `position`.
+  // Address of the part at `offset` in the KV block of `position`.
   NIBBLE_INLINE const char* Page(int64_t position, int64_t offset) const {
     return block.pages + block.blocks[position / block.block_size] * block.block_bytes + offset;
   }
-  // Groups read in place, 16 tokens inside one KV block each. `token_bytes`: from a token of the
-  // group to the next.
+  // Groups read in place, 16 tokens inside one KV block each. `token_bytes`: distance between
+  // tokens of a group.
   NIBBLE_INLINE KeyGroups InPlace(int64_t first, int64_t offset, int64_t token_bytes,
                                   int64_t step) const {
     KeyGroups groups{};
@@ -103,7 +103,8 @@ struct AttendRows {
   }
 
   // Turns a row of scores into probabilities over the keys it sees of [first, last), both multiples
-  // of 64 in the span that starts at `start`; zeros elsewhere. Notes the largest and the total.
+  // of 64 in the span that starts at `start`; zeros elsewhere. Stores the largest score and the
+  // total.
   NIBBLE_INLINE void Softmax(int64_t row, int64_t start, int64_t first, int64_t last) const {
     float* const score = scores + row * kKeySpan - start;
     const int64_t oldest = Oldest(row);
@@ -133,7 +134,7 @@ struct AttendRows {
     }
     const float here =
         Isa::MaxLane(Isa::Max(Isa::Max(most[0], most[1]), Isa::Max(most[2], most[3])));
-    // Nothing seen: exp(-inf - 0) = 0.
+    // All keys masked: exp(-inf - 0) = 0.
     const F minus_base = Isa::Set(here == kMinusInfinity ? 0.0f : -here);
     F sum[4] = {Isa::Zero(), Isa::Zero(), Isa::Zero(), Isa::Zero()};
     for (int64_t key = first; key < begin; key += 16) Isa::Store(score + key, Isa::Zero());
@@ -152,7 +153,7 @@ struct AttendRows {
     total[row] = Isa::Sum(Isa::Add(Isa::Add(sum[0], sum[1]), Isa::Add(sum[2], sum[3])));
   }
 
-  // This partial result and that of a later span become one.
+  // Combines this partial result with that of a later span.
   void Fold(const float* partial) const {
     const float* const other_largest = partial + num_rows * padded;
     const float* const other_total = other_largest + num_rows;
@@ -201,8 +202,9 @@ struct AttendRows {
     }
   }
 
-  // Runs `span(index, next)` over the spans of the block and sees to what becomes of them; `next`
-  // says whether the span after that one comes next. `working`: room for two partial results.
+  // Runs `span(index, next)` for each span of the block and stores or combines the partial results;
+  // `next` tells whether another span follows, whose keys are worth prefetching. `working`: scratch
+  // for two partial results.
   template <typename Span>
   NIBBLE_INLINE void ForSpans(float* working, const Span& span) {
     for (int64_t index = block.first_span; index < block.last_span; ++index) {
@@ -225,7 +227,7 @@ struct AttendRows {
   }
 };
 
-// The words of the keys of 16 tokens, taken apart: element e of each.
+// Unpacks element kElement of the words of 16 keys.
 template <typename Isa, int kElement>
 NIBBLE_INLINE typename Isa::F KeyElement(const float* words) {
   return Isa::Load(words);
@@ -246,8 +248,8 @@ struct Attend : AttendRows<Isa> {
   using F = typename Isa::F;
   static constexpr int64_t kSize = static_cast<int64_t>(sizeof(T));
   static constexpr int64_t kPerWord = 4 / kSize;
-  // Up to so many rows, widening keys and values as they are read costs less than doing it once for
-  // all rows.
+  // Up to kFewRows rows, widening keys and values each time they are read is cheaper than widening
+  // them once for all rows.
   static constexpr int kRun = Isa::kFloatTokens;
   static constexpr int64_t kFewRows = 2 * kRun;
   using Base::block;
@@ -261,7 +263,7 @@ struct Attend : AttendRows<Isa> {
   int64_t row_bytes;
   float* keys;     // [head_dim][64], if not in place
   float* values;   // [64][padded]
-  float* queries;  // for every run of n <= kRun rows (ForRuns) [head_dim][n]
+  float* queries;  // transposed: [head_dim][n] for each batch of n <= kRun rows (ForRuns)
   float* working;
 
   explicit Attend(const AttentionBlock& b) : Base(b) {
@@ -300,7 +302,8 @@ struct Attend : AttendRows<Isa> {
     return __builtin_bit_cast(float, static_cast<uint32_t>(value) << 16);
   }
 
-  // Keys of [first, first + 64) as floats, element by element; what is beyond the end is left over.
+  // Widens the keys [first, first + 64) to floats, element by element; entries after the end of the
+  // context are stale.
   NIBBLE_INLINE KeyGroups WidenKeys(int64_t first) {
     if (pages_fit) {
       const KeyGroups from = KeysInPlace(first);
@@ -347,8 +350,8 @@ struct Attend : AttendRows<Isa> {
     return groups;
   }
 
-  // Scores of the keys [first, first + 64) of the span that starts at `start`. Meanwhile, with
-  // kAhead, the lines of `next` are asked for.
+  // Scores of the keys [first, first + 64) of the span that starts at `start`. With kAhead,
+  // prefetches the cache lines of `next` meanwhile.
   template <typename K, bool kAhead>
   struct Scores {
     const Attend& a;
@@ -362,7 +365,7 @@ struct Attend : AttendRows<Isa> {
     NIBBLE_INLINE void Run(int64_t row) const {
       constexpr int64_t kWord = 4 / static_cast<int64_t>(sizeof(K));
       constexpr int kAll = Isa::FloatVectors(kTokens);
-      // Keys that are widened on the way need registers of their own.
+      // Keys that are widened on the fly take registers of their own.
       constexpr int kGroups = kWord == 2 && kAll > 2 && kTokens * kAll > 16 ? 2 : kAll;
       const int64_t limit = a.Limit(row + kTokens - 1) - first;
       if (a.Oldest(row) >= first + kKeyBlock) return;
@@ -460,7 +463,7 @@ struct Attend : AttendRows<Isa> {
         for (int64_t g = 0; 16 * g < limit; ++g) {
           const int64_t count = limit - 16 * g < 16 ? limit - 16 * g : 16;
           const char* value = from.base[g] + column * static_cast<int64_t>(sizeof(V));
-          // Line by line in the order of the group: whatever comes next, it has as many.
+          // Prefetches one line per line read; `next` has equally many, keys or values.
           const char* const ahead = next.base[g];
           for (int64_t k = 0; k < count; ++k, value += from.step) {
             F weights[kVectors];

@@ -4,9 +4,9 @@
 #include "base/math.h"
 
 // Attention over int8 pages. Queries, and the probabilities of a span times the scales of its
-// values, become 16-bit fixed point in two int8 planes, as activations of packed weights do; with
-// the bytes of the pages they are multiplied in exact integer arithmetic, where no order matters.
-// A sum over a span fits 32 bits: 512 keys * 127 * 32639 < 2^31.
+// values, become 16-bit fixed point in two int8 planes, as activations of packed weights do; they
+// are multiplied with the bytes of the pages in exact integer arithmetic, whose result does not
+// depend on the order of summation. A sum over a span fits 32 bits: 512 keys * 127 * 32639 < 2^31.
 namespace nibble::cpu {
 
 // x in 16-bit fixed point: x = scale * (256 * high + low), `sum` the sum of all the numbers in
@@ -37,14 +37,15 @@ NIBBLE_INLINE void FixValues(const float* x, int64_t count, int8_t* high, int8_t
   *sum = Isa::SumI(total);
 }
 
-// `Self` may have ways of its own for the two products, with the same bits.
+// `Self` (CRTP) may override the two products, with the same bits.
 template <typename Isa, typename Self>
 struct AttendInt8By : AttendRows<Isa> {
   using Base = AttendRows<Isa>;
   using F = typename Isa::F;
   using I = typename Isa::I;
   using B = typename Isa::B;
-  // Rows that are held at once, and vectors of keys or columns with them; two sums for each pair.
+  // Register blocking: rows at once, and vectors of keys or columns with them; two sums for each
+  // pair.
   static constexpr bool kManyRegisters = Isa::FloatVectors(6) == 4;
   static constexpr int kRun = kManyRegisters ? 6 : 2;
   static constexpr int kVectors = kManyRegisters ? 2 : 1;
@@ -128,7 +129,8 @@ struct AttendInt8By : AttendRows<Isa> {
     return groups;
   }
 
-  // Scales of the keys, or values, of [first, last) in a span; what is beyond the end is left over.
+  // Gathers the scales of the keys, or values, of [first, last) in a span; entries after the end of
+  // the context are stale.
   NIBBLE_INLINE void GatherScales(int64_t part, int64_t first, int64_t last, float* scales) const {
     const int64_t together = in_place ? 16 : 1;
     for (int64_t key = first; key < last && key < end; key += together) {
@@ -152,11 +154,11 @@ struct AttendInt8By : AttendRows<Isa> {
   static NIBBLE_INLINE I Unsplit(I high, I low) {
     return Isa::AddI(Isa::template ShiftLeft<8>(high), low);
   }
-  // What 128, which all bytes of the pages have in excess, adds to a dot product.
+  // The correction of a dot product for the offset of 128 in the bytes of the pages.
   static NIBBLE_INLINE I MinusExcess(int32_t sum) { return Isa::SetI(-128 * sum); }
 
-  // Scores of the keys [first, first + 64) of the span that starts at `start`. Meanwhile, with
-  // kAhead, the lines of `next` are asked for.
+  // Scores of the keys [first, first + 64) of the span that starts at `start`. With kAhead,
+  // prefetches the cache lines of `next` meanwhile.
   template <bool kAhead>
   struct Scores {
     const AttendInt8By& a;
@@ -290,7 +292,8 @@ struct AttendInt8By : AttendRows<Isa> {
     const int64_t oldest = this->Oldest(row) - start;
     const int64_t limit = this->Limit(row) - start;
     for (int64_t key = begin; key < last - start; key += 16) {
-      // The scale of a value that is not seen may be anything, and not all times zero is zero.
+      // The scale of a masked value may be anything, also infinity or NaN, whose product with zero
+      // is NaN.
       const F scale =
           Isa::Select(Isa::Load(value_scales + key), Isa::Zero(), oldest - key, limit - key);
       Isa::Store(p + key, Isa::Mul(Isa::Load(p + key), scale));

@@ -4,9 +4,9 @@
 #include "backend/cpu/kernels/tables.h"
 #include "base/math.h"
 
-// Attention over int8 pages with the products done by the tile unit. Keys lie in the pages as it
-// wants its right operand: 16 tokens by 4 dimensions a row. Of values, 16 rows of 4 tokens by 16
-// columns are brought together first. The two planes of up to 8 query rows are the left operand.
+// Attention over int8 pages with the products on AMX tiles. The layout of keys in the pages is that
+// of the right operand: 16 tokens by 4 dimensions a row. Values are gathered first, 16 rows of 4
+// tokens by 16 columns. The two planes of up to 8 query rows are the left operand.
 namespace nibble::cpu {
 namespace {
 
@@ -14,7 +14,7 @@ struct AttendByTiles final : AttendInt8By<Avx512, AttendByTiles> {
   using Vectors = AttendInt8By<Avx512, AttendByTiles>;
   static constexpr int64_t kDepth = 64;  // dimensions of keys, or tokens, that a product sums over
 
-  bool tiles;          // whether they pay: not for few rows, which wait for memory
+  bool tiles;          // worth while; few rows are bound by memory
   int64_t group_rows;  // query rows at once; the last group may share some with the one before
 
   explicit AttendByTiles(const AttentionBlock& b) : Vectors(b) {
@@ -27,7 +27,7 @@ struct AttendByTiles final : AttendInt8By<Avx512, AttendByTiles> {
     if (tiles) _tile_release();
   }
 
-  // Runs group(first row, first row that no group had before).
+  // Runs group(first row, first row that no earlier group had); the last group may overlap.
   template <typename Group>
   NIBBLE_INLINE void ForGroups(const Group& group) const {
     for (int64_t row = 0; row < num_rows; row += group_rows) {
@@ -126,7 +126,7 @@ struct AttendByTiles final : AttendInt8By<Avx512, AttendByTiles> {
     _tile_stored(2, products_ + 2 * kTileInts, 64);
     _tile_stored(3, products_ + 3 * kTileInts, 64);
   }
-  // Of register `tile` and query row `i` of the group: both planes.
+  // Combines both planes of query row `i` of the group from tile register `tile`.
   NIBBLE_INLINE I Product(int64_t tile, int64_t i) const {
     const int32_t* const high = products_ + tile * kTileInts + 2 * i * kTileSide;
     return Unsplit(_mm512_load_si512(high), _mm512_load_si512(high + kTileSide));

@@ -17,7 +17,8 @@ NIBBLE_INLINE typename Isa::F LoadWeights(const uint16_t* w) {
   return Isa::LoadBf16(w);
 }
 
-// Asks evenly: with all columns, or every few. Many lines at once would fill the queue of loads.
+// Spreads prefetches evenly over the columns. Many at once would fill the line fill buffers and
+// stall loads.
 struct EvenAhead : Ahead {
   int64_t every;  // columns
 
@@ -59,9 +60,10 @@ NIBBLE_INLINE void OuterProduct(const W* w, int64_t stride, const float* const* 
   }
 }
 
-// Calls op.template Run<n>(i) for rows i, i + 1, ... in runs of kMax, the last two equally long if
-// the last would be short: a run of one row costs nearly as much as one of three. The loop holds
-// the longest run alone: with others beside it compilers run out of registers.
+// Calls op.template Run<n>(i) for rows i, i + 1, ... in batches (runs) of kMax rows, the last two
+// equally long if the last would be short, since a batch of one row costs nearly as much as one of
+// three. The loop instantiates only the longest batch: with the others in it compilers spill
+// registers.
 template <int kMax, typename Op>
 NIBBLE_INLINE void ForRuns(int64_t count, const Op& op) {
   int64_t i = 0;
@@ -99,8 +101,8 @@ struct DenseBlock {
   int64_t offset;    // column of x that the block starts with
   float* totals;     // [rows][64]
   EvenAhead& ahead;  // weights needed next
-  // Of the activations needed next, each tile asks for its share: every x_step-th line from x_line
-  // on.
+  // Each tile prefetches its share of the next block's activations: every x_step-th line from
+  // x_line on.
   int64_t x_line;
   int64_t x_step;
 

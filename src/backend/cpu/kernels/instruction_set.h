@@ -16,7 +16,7 @@ struct InstructionSet {
   const Kernels* kernels;
 };
 
-// Those built into this program, the best first; the last one runs everywhere.
+// The instruction sets built into this program, best first; the last one runs everywhere.
 std::span<const InstructionSet> InstructionSets();
 
 // What was asked for: `name`, or if that is empty what the environment variable

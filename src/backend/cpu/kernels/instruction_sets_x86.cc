@@ -31,8 +31,8 @@ bool HasAvx512() {
          __builtin_cpu_supports("avx512vnni");
 }
 
-// Tile registers are large: Linux gives them to a process that asks (once, before its threads start
-// to use them; asking again does no harm).
+// Tile registers are large: Linux enables them for a process on request (arch_prctl), once, before
+// its threads use them; repeating the request is harmless.
 bool HasAmx() {
   constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM

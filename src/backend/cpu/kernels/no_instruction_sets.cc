@@ -1,7 +1,7 @@
 #include "backend/cpu/kernels/instruction_set.h"
 #include "backend/cpu/kernels/tables.h"
 
-// An architecture without kernels of its own yet.
+// The list for an architecture without kernels of its own.
 namespace nibble::cpu {
 namespace {
 

@@ -16,8 +16,8 @@
 namespace nibble::cpu {
 
 // One block of one tile against rows of fixed-point activations. kPlanes is the number of nibble
-// planes, kParts that of activation planes; kSteps the number of 8-column steps, or 0 where only
-// `num_steps` knows it.
+// planes, kParts that of activation planes; kSteps the number of 8-column steps, or 0 if it is only
+// known at run time (num_steps).
 template <typename Isa, int kPlanes, int kParts, int kSteps>
 struct PackedBlock {
   using F = typename Isa::F;
@@ -32,7 +32,7 @@ struct PackedBlock {
   const float* x_scales;
   const int32_t* x_sums;
   float* totals;       // [rows][64]
-  Ahead* ahead_codes;  // needed next: the next block of weights, and activations of the next block
+  Ahead* ahead_codes;  // prefetches the next block of weights, and activations of the next block
   Ahead* ahead_x;
 
   NIBBLE_INLINE int64_t steps() const { return kSteps > 0 ? kSteps : num_steps; }
@@ -103,8 +103,8 @@ struct PackedBlock {
     }
   }
 
-  // Many rows, codes unpacked beforehand. Horner's scheme over the planes: 256 high + low, and for
-  // 8-bit codes ((16 hh + lh) 16 + hl) 16 + ll, the code's nibble named first.
+  // Many rows, with codes unpacked beforehand. Horner's scheme over the planes: 256 high + low, and
+  // for 8-bit codes ((16 hh + lh) 16 + hl) 16 + ll, the code's nibble named first.
   template <int kTokens>
   NIBBLE_INLINE void Run(int64_t row) const {
     ahead_codes->Advance();
@@ -139,9 +139,10 @@ struct PackedBlock {
   }
 };
 
-// Few rows: 4-bit codes are taken apart in registers, once for both planes of the activations. The
-// weights come from memory as fast as it gives them, so each step asks for the same place one block
-// ahead: the next block, or at a tile's end the tile behind it. Several runs take turns in that.
+// Few rows: 4-bit codes are unpacked in registers, once for both planes of the activations. Speed
+// is bound by memory bandwidth, so each step prefetches the same position one block ahead: in the
+// next block, or at a tile's end in the following tile. With several batches of rows each
+// prefetches a part.
 template <typename Isa, int kParts, int kSteps, bool kAlone>
 struct DirectBlock : PackedBlock<Isa, 1, kParts, kSteps> {
   using Base = PackedBlock<Isa, 1, kParts, kSteps>;
@@ -225,7 +226,7 @@ void PackedTilesWith(const PackedFormat& format, const PackedTiles& tiles, const
   uint8_t* const unpacked = static_cast<uint8_t*>(scratch);
   const int64_t nibble_bytes = kPlanes * format.block_cols * 32;
   const int64_t scale_bytes = kTileRows * (format.float_scales ? 4 : 2);
-  // Taking codes apart three times costs less than keeping them.
+  // Unpacking codes up to three times is cheaper than storing them unpacked.
   const bool direct = kPlanes == 1 && num_rows <= 3 * Isa::kDirectTokens;
   __builtin_memset(sums, 0,
                    static_cast<size_t>(tiles.count * num_rows * kTileRows) * sizeof(float));

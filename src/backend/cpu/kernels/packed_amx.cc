@@ -4,13 +4,13 @@
 #include "backend/cpu/kernels/tables.h"
 #include "base/math.h"
 
-// Products of packed weights with more than a few rows, by the tile unit. Tiles do the same exact
-// integer arithmetic as vectors, so every bit stays the same; only the order of the work differs.
+// Products of packed weights with more than a few rows, on AMX tiles. Tiles do the same exact
+// integer arithmetic as vectors, so every bit stays the same; only the order of operations differs.
 //
 // A unit of work is one block of columns, up to 16 activation rows and 32 weight rows (two planes)
-// or all 64 (one plane): eight tile products for a block of 128 columns. The tile unit works on its
-// own, so the vector arithmetic that turns a unit's integer sums into floats is done between the
-// tile products of the next one.
+// or all 64 (one plane): eight tile products for a block of 128 columns. The tile unit runs
+// asynchronously, so the vector arithmetic that turns a unit's integer sums into floats is
+// interleaved with the tile products of the next unit.
 namespace nibble::cpu {
 namespace {
 
@@ -19,10 +19,10 @@ using I = Avx512::I;
 using B = Avx512::B;
 
 constexpr int64_t kTileDepth = 64;  // columns of weights that one instruction multiplies
-constexpr int64_t kFewestRows = 4;  // below, starting tiles costs more than they save
-constexpr int64_t kFewGroups = 2;   // up to so many, all is waiting for weights
+constexpr int64_t kFewestRows = 4;  // below, configuring tiles costs more than they save
+constexpr int64_t kFewGroups = 2;   // up to so many, bound by reading weights
 
-// What is left to do with a unit: totals += weight scale * activation scale * sum.
+// The epilogue of a unit: totals += weight scale * activation scale * sum.
 struct Unit {
   const int32_t* sums;  // four tiles: two planes: [plane][16 weight rows of two]; one: [of four]
   const float* weight_scales;
@@ -73,7 +73,7 @@ class TilePass {
  private:
   int64_t row_bytes() const { return kPlanes * format_.block_cols; }
 
-  // The activation rows of a group, and the first of them among all.
+  // The activation rows of a group, and the index of the first one.
   int64_t FirstRow(int64_t group) const {
     const int64_t wanted = group * group_rows_;
     return wanted + group_rows_ <= num_rows_ ? wanted : num_rows_ - group_rows_;
@@ -134,7 +134,7 @@ class TilePass {
 
   int64_t scale_bytes() const { return kTileRows * (format_.float_scales ? 4 : 2); }
 
-  // Finishes up to `count` more rows of the unit before.
+  // Runs the epilogue of up to `count` more rows of the previous unit.
   NIBBLE_INLINE void FinishRows(int64_t count) {
     if (unit_.next >= unit_.rows) return;
     const int64_t end = unit_.next + count < unit_.rows ? unit_.next + count : unit_.rows;
@@ -158,8 +158,8 @@ class TilePass {
     unit_.next = end;
   }
 
-  // Between two tile products: asks for a piece of the next block and of the activations of the
-  // next group, and finishes some rows.
+  // Between two tile products: prefetches a part of the next block and of the activations of the
+  // next group, and runs the epilogue of some rows.
   NIBBLE_INLINE void Meanwhile(int64_t count) {
     ahead_.Advance();
     ahead_x_.Advance<3>();
@@ -261,7 +261,7 @@ void AmxPackedTiles(const PackedFormat& format, const PackedTiles& tiles, const 
   }
 }
 
-// The roof: products of tiles that stay in their registers.
+// The roofline: products of tiles that stay in registers.
 int32_t AmxDotBytes(int64_t rounds) {
   ConfigureTiles(kTileSide);
   alignas(64) int8_t bytes[4 * kTileInts];

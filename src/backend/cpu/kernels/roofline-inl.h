@@ -3,7 +3,7 @@
 #include "backend/cpu/kernels/simd.h"
 #include "backend/cpu/kernels/table.h"
 
-// Loops that do one thing as fast as the machine can: the roofs that kernels are measured against.
+// Microbenchmarks of peak throughput: the rooflines that kernels are measured against.
 namespace nibble::cpu {
 
 template <typename Isa>
@@ -20,7 +20,7 @@ uint64_t ReadMemory(const void* data, int64_t bytes) {
   return static_cast<uint64_t>(static_cast<uint32_t>(total));
 }
 
-// Independent sums enough to hide the latency.
+// Enough independent sums to hide the latency.
 template <typename Isa>
 float MultiplyAdd(int64_t rounds) {
   // All lanes differ: a compiler may compute equal halves of a vector only once.

@@ -3,7 +3,7 @@
 #include "backend/cpu/kernels/simd.h"
 #include "backend/cpu/kernels/table.h"
 
-// Kernels that walk rows: norm, fixed point, rotation, SiLU and what becomes of a tile of sums.
+// Kernels over rows: norm, fixed point, rotation, SiLU, and the epilogues of a tile of sums.
 namespace nibble::cpu {
 
 // p * 2^n, where p is about 1 and |n| <= 151; 0 if n < least. NaN stays NaN.
@@ -15,11 +15,11 @@ NIBBLE_INLINE typename Isa::F TimesPowerOfTwo(typename Isa::F p, typename Isa::I
     const auto power = [](typename Isa::I exponent) {
       return Isa::AsFloat(Isa::template ShiftLeft<23>(Isa::AddI(exponent, Isa::SetI(127))));
     };
-    // Two factors, so that results grow to infinity.
+    // Two factors, so that large results overflow to infinity.
     const auto floor_half = Isa::template ShiftRight<1>(n);
     const auto ceil_half = Isa::template ShiftRight<1>(Isa::AddI(n, Isa::SetI(1)));
     const auto result = Isa::Mul(Isa::Mul(p, power(floor_half)), power(ceil_half));
-    // 1 or 0, not a mask: what is not a number stays so.
+    // A factor of 1 or 0 and not a mask, so that NaN propagates.
     const auto counts =
         Isa::AddI(Isa::template ShiftRight<31>(Isa::AddI(n, Isa::SetI(-least))), Isa::SetI(1));
     return Isa::Mul(result, Isa::ToFloat(counts));
@@ -27,9 +27,9 @@ NIBBLE_INLINE typename Isa::F TimesPowerOfTwo(typename Isa::F p, typename Isa::I
 }
 
 // e^x within 1 ulp: x = n ln 2 + r, a Taylor polynomial for e^r (|r| <= 0.35: its error is far
-// below rounding), and 2^n. What is below about 2^-86 is 0: beside the ones it is added to it
-// counts for nothing, but as a factor it leads to subnormal numbers, which some machines multiply a
-// hundred times slower. NaN stays NaN.
+// below rounding), and 2^n. Results below about 2^-86 are flushed to 0: they are negligible in a
+// sum with ones, but as factors they would produce subnormal numbers, which some machines multiply
+// a hundred times slower. NaN stays NaN.
 template <typename Isa>
 NIBBLE_INLINE typename Isa::F Exp(typename Isa::F x) {
   x = Isa::Min(Isa::Set(89.0f), Isa::Max(Isa::Set(-104.0f), x));
@@ -110,8 +110,8 @@ void FixRow(const float* x, const int32_t* columns, int64_t cols, const PackedFo
     }
     const int32_t bits = Isa::MaxLaneI(magnitude);
     const float largest = __builtin_bit_cast(float, bits);
-    // What is too small to divide by counts as zero. What is not finite has no fixed point: a NaN
-    // scale carries the news into every result of the row.
+    // A maximum too small to divide by counts as zero. Non-finite values have no fixed-point form:
+    // a NaN scale propagates to every result of the row.
     float scale = 0.0f;
     float inverse = 0.0f;
     if (bits >= 0x7f800000) {

@@ -13,7 +13,7 @@
 //
 //   kFloatTokens   activation rows held at once by the dense kernel, at most
 //   kIntTokens     the same for the packed kernel
-//   kDirectTokens  the same where it takes codes apart in registers
+//   kDirectTokens  the same where it unpacks codes in registers
 //   FloatVectors, IntVectors, DirectVectors (tokens)
 //                  vectors of 16 weight rows that go with so many activation rows: 1, 2 or 4
 //   kRoofFloatSums, kRoofIntSums
@@ -37,11 +37,11 @@
 
 namespace nibble::cpu {
 
-// Memory that will be needed soon, asked for a little at a time while there is other work to do.
+// Software prefetch of memory that is needed soon, spread over other work a few lines at a time.
 struct Ahead {
   const char* next = nullptr;
   const char* end = nullptr;
-  int64_t step = 0;  // bytes each time
+  int64_t step = 0;  // bytes prefetched by each Advance()
 
   // Spreads [data, data + bytes) over `times` calls of Advance().
   NIBBLE_INLINE void Plan(const void* data, int64_t bytes, int64_t times) {

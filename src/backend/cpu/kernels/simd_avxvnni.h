@@ -2,7 +2,7 @@
 
 #include "backend/cpu/kernels/simd_avx2.h"
 
-// AVX2 with byte dot products of its own (AVX-VNNI): machines without AVX-512 that are not old.
+// AVX2 with byte dot products of its own (AVX-VNNI): recent machines without AVX-512.
 namespace nibble::cpu {
 
 struct AvxVnni : Avx2 {

@@ -2,8 +2,8 @@
 
 #include "backend/cpu/kernels/simd.h"
 
-// Arrays of 16 in plain C++: for machines without a table of their own, and the slow twin of the
-// others. The fused multiply-add is a library call where the compiler's target has none.
+// Arrays of 16 in plain C++: the fallback for other architectures, and the slow twin of the others.
+// The fused multiply-add is a library call if the compiler's target has no instruction for it.
 namespace nibble::cpu {
 
 struct Portable {

@@ -6,8 +6,8 @@
 #include "base/math.h"
 
 // The CPU kernels as a table of plain functions, one table an instruction set. Kernels take raw
-// pointers, trust their arguments, allocate nothing, do not throw and know no threads: an op cuts
-// its work into pieces and each thread calls kernels on its own.
+// pointers, trust their arguments, allocate nothing, do not throw and know no threads: an op
+// divides its work into tasks, and each thread calls kernels for its own tasks.
 //
 // All tables give the same bits. Floats are handled in logical vectors of 16 lanes with explicit
 // fused multiply-add and a fixed reduction order, whatever the width of the registers; packed
@@ -20,13 +20,12 @@ namespace nibble::cpu {
 
 inline constexpr int64_t kTileRows = 64;     // output rows that lie together in a weight tile
 inline constexpr int64_t kDenseBlock = 128;  // columns summed from zero before joining the total
-inline constexpr int64_t kKeyBlock = 64;     // keys that attention takes at once, by position
+inline constexpr int64_t kKeyBlock = 64;     // keys of a pass of attention, by position
 inline constexpr int64_t kKeySpan = 512;     // keys between two partial results, by position
 inline constexpr int64_t kMaxPackedBlock = 128;  // columns of a packed block, at most
 
-// Tiles that one call walks side by side, at most: the activations of a block are read once for all
-// of them, and several streams of weights keep the hardware prefetchers of some machines busier
-// than one.
+// Maximum number of tiles of one call: the activations of a block are read once for all of them,
+// and several streams of weights use the hardware prefetchers of some machines better than one.
 inline constexpr int kMaxTiles = 8;
 
 // Dense weights: tile t holds [cols][64] values of rows 64t..64t+63, padded with zero rows.
@@ -37,7 +36,8 @@ struct DenseTiles {
   int64_t cols;
 };
 
-// Packed weights: a tile is a run of blocks of up to 128 columns. Layout of a block, in this order:
+// Packed weights: a tile is a sequence of blocks of up to 128 columns. Layout of a block, in this
+// order:
 //
 //   nibbles [planes][block_cols / 8][64 rows][4 bytes]   low nibble of byte j: column 8i + j, high
 //                                                        nibble: column 8i + 4 + j. One plane for
@@ -73,16 +73,15 @@ struct FixedPointRows {
   int8_t* planes;
   float* scales;
   int32_t* sums;
-  int64_t stride;  // rows that lie together, of which a call may use some
+  int64_t stride;  // rows stored per block, of which a call may use some
   int num_planes;  // 1 or 2
 };
 
 enum class PageType { kFloat, kBf16, kInt8 };
 
-// A block of queries of one sequence that share a KV head, and the spans of the context that they
-// are to attend to. Element (i, j) of the queries, token i of num_tokens and head j of
-// heads_per_kv_head, starts at q + i * stride + j * head_dim; out likewise. The pages are as
-// KvPages documents them.
+// A block of queries of one sequence that share a KV head, and the spans of the context to attend
+// to. Element (i, j) of the queries, token i of num_tokens and head j of heads_per_kv_head, starts
+// at q + i * stride + j * head_dim; out likewise. The pages are as KvPages documents them.
 struct AttentionBlock {
   const float* q;
   float* out;
@@ -94,7 +93,7 @@ struct AttentionBlock {
   const float* sinks;      // [heads_per_kv_head]: one more score each, whose value is zero; or null
   int64_t first_position;  // of token 0; token i sees the keys of positions up to
                            // first_position + i
-  int64_t sliding_window;  // ... of which the last so many; 0: all
+  int64_t sliding_window;  // the last sliding_window of these; 0: all
   const int32_t* blocks;   // KV blocks of the sequence
   int64_t block_size;
   const char* pages;
@@ -113,8 +112,8 @@ struct Kernels {
   // out[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t cols, float* out);
 
-  // Turns a row into fixed point as row `row` of `out`. columns[k] says which x the k-th packed
-  // column multiplies, -1 for none; null if x[k] does, for k < cols.
+  // Turns a row into fixed point as row `row` of `out`. Gathers: the k-th packed column is
+  // x[columns[k]], or zero for -1; null: x[k] for k < cols.
   void (*fix_row)(const float* x, const int32_t* columns, int64_t cols, const PackedFormat& format,
                   int64_t row, const FixedPointRows& out);
 
@@ -145,10 +144,11 @@ struct Kernels {
                  const float* cosines, const float* sines);
 
   void (*attend)(const AttentionBlock& block);
-  // out = what the partial results of all spans amount to, whoever computed them; they are used up.
+  // Combines the partial results of all spans, computed by any threads, into `out`; overwrites
+  // them.
   void (*fold_spans)(const AttentionBlock& block);
 
-  // For measuring the machine. The results only keep the work from being optimised away.
+  // Rooflines of the machine. The results only prevent the work from being optimized away.
   uint64_t (*read_memory)(const void* data, int64_t bytes);
   float (*multiply_add)(int64_t rounds);  // float fused multiply-adds
   int32_t (*dot_bytes)(int64_t rounds);   // u8 x s8 dot products, as packed weights use them
@@ -158,12 +158,13 @@ struct Kernels {
 
 inline constexpr int64_t kTileScratchBytes = kDenseBlock * kTileRows * 4;
 
-// What a span gave each row: a sum for each element of the head, the largest score and the total.
+// Size of the partial result of a span: for each row a sum per element of the head, the largest
+// score and the total.
 constexpr int64_t AttentionPartialFloats(int64_t rows, int64_t head_dim) {
   return rows * (RoundUp(head_dim, kTileRows) + 2);
 }
 
-// Scores, keys and values of a block, two partial results; queries side by side, or queries and
+// Scores, keys and values of a block, two partial results; transposed queries, or queries and
 // probabilities in fixed point with a scale and a sum each.
 constexpr int64_t AttentionScratchFloats(int64_t rows, int64_t head_dim) {
   const int64_t padded = RoundUp(head_dim, kTileRows);

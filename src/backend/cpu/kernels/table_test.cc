@@ -11,7 +11,7 @@
 
 #include "backend/cpu/kernels/instruction_set.h"
 
-// Kernels whose exact behaviour the tests of whole ops would not show.
+// Exact behaviour of kernels that the tests of whole ops do not show.
 namespace nibble::cpu {
 
 static void PrintTo(const InstructionSet& set, std::ostream* out) { *out << set.name; }
@@ -81,7 +81,7 @@ TEST_P(KernelsTest, FixedPointHoldsSixteenBits) {
                             .nibble_planes = 1,
                             .float_scales = false,
                             .zero_points = false};
-  const int64_t cols = 131;  // 13 columns of the last block do not exist
+  const int64_t cols = 131;  // the last block has 13 padding columns
   std::vector<float> x(cols);
   for (size_t i = 0; i < x.size(); ++i) x[i] = std::sin(static_cast<float>(i)) * 3.0f;
   x[7] = -5.0f;   // the largest of block 0
@@ -107,7 +107,7 @@ TEST_P(KernelsTest, FixedPointHoldsSixteenBits) {
     }
     EXPECT_EQ(sums[static_cast<size_t>(block * 3 + 1)], sum);
   }
-  for (const int64_t row : {0, 2, 3, 5}) {  // rows of others are not touched
+  for (const int64_t row : {0, 2, 3, 5}) {  // other rows are not touched
     EXPECT_EQ(planes[static_cast<size_t>(row * 144)], 77);
     EXPECT_EQ(planes[static_cast<size_t>(row * 144 + 143)], 77);
   }
