@@ -245,13 +245,22 @@ def check_source_comments(path, text):
                 yield number, f"names {name}#{anchor}: no such heading"
 
 
-def check_comment_width(path, text):
-    """clang-format leaves comments alone (ReflowComments: false), since it would tear tables apart."""
+def check_comment_form(path, text):
+    """clang-format leaves comments alone (ReflowComments: false), since it would tear tables apart.
+
+    A trailing comment that does not fit makes it tear the declaration instead.
+    """
     if path.suffix not in {".h", ".cc", ".cu", ".cuh"}:
         return
+    before = ""
     for number, line in enumerate(text.splitlines(), 1):
         if len(line) > 100 and "//" in line and '"' not in line:
             yield number, f"comment reaches column {len(line)}; the limit is 100"
+        rest = re.match(r"\s+([\w\[(\"].*?;)\s+//", line)
+        if (rest and re.search(r"[\w>=]$", before) and "//" not in before and before.lstrip()[:1] != "#"
+                and len(before) + 1 + len(rest.group(1)) <= 100):
+            yield number, "the comment tears the declaration apart: put it above, or make it shorter"
+        before = line
 
 
 def check_words(path, text):
@@ -297,7 +306,7 @@ def main():
     findings = list(check_scripts_are_registered(files))
     for path, text in texts.items():
         checks = [check_links(path, text), check_words(path, text), check_source_comments(path, text),
-                  check_comment_width(path, text)]
+                  check_comment_form(path, text)]
         if path.suffix in {".cc", ".h", ".cu", ".cuh"}:
             checks += [check_includes(path, text), check_source_is_built_and_tested(path, lists),
                        check_who_talks_to_the_user(path, text)]
