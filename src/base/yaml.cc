@@ -71,7 +71,7 @@ class JsonBuilder : public YAML::EventHandler {
   void OnMapEnd() override { Close(); }
 
  private:
-  // A container being filled. A map waits for a key, then for its value.
+  // A container being filled. In a map, keys and values alternate.
   struct Level {
     Json value;
     std::string key;

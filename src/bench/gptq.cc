@@ -13,7 +13,7 @@
 namespace nibble {
 namespace {
 
-// Values in [-1, 1] without a pattern that a factorisation could stumble over.
+// Pseudo-random values in [-1, 1].
 std::vector<float> Noise(int64_t count) {
   std::vector<float> values(static_cast<size_t>(count));
   uint64_t state = 1;
@@ -56,7 +56,7 @@ class GptqBench {
     });
   }
 
-  // Small ones side by side, as experts are done.
+  // Small ones in parallel, as experts are factored.
   void Factor(int64_t size) {
     GptqAlgebra& algebra = backend_->algebra();
     const int64_t copies = size <= 512 ? 8 * algebra.threads().num_threads() : 1;
@@ -64,7 +64,7 @@ class GptqBench {
     for (int64_t i = 0; i < copies; ++i) h.emplace_back(size);
     std::vector<double> seconds;
     for (int i = 0; i <= options_.repeats; ++i) {
-      for (Hessian& matrix : h) {  // what was there is destroyed by being factored
+      for (Hessian& matrix : h) {  // factoring overwrites its input
         std::fill_n(matrix.data(), size * size, 1.0f / static_cast<float>(size));
         for (int64_t k = 0; k < size; ++k) matrix.data()[k * size + k] = 2;
       }
@@ -76,7 +76,7 @@ class GptqBench {
           algebra.InverseCholesky(h[static_cast<size_t>(index)].data(), size);
         });
       }
-      if (i == 0) continue;  // warming up
+      if (i == 0) continue;  // warm-up
       seconds.push_back(
           std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     }

@@ -44,7 +44,7 @@ QuantizedLayer LayerQuantizer::Quantize(int64_t layer) {
   } else {
     PhaseClock& clock = *context_.clock;
     const int64_t group = context_.experts_at_once;
-    // Everything in one pass, unless experts are done in turns or must be counted first.
+    // One pass over the tokens, unless experts are calibrated in groups or must be counted first.
     const bool fused = group >= num_experts && !context_.top_up;
     NIBBLE_CHECK(fused || context_.middle != nullptr);
     LayerWeights weights;
@@ -88,7 +88,7 @@ QuantizedLayer LayerQuantizer::Quantize(int64_t layer) {
     result.report.expert_tokens.assign(census.tokens_per_expert().begin(),
                                        census.tokens_per_expert().end());
     if (context_.top_up) {
-      // Enough for the Hessians to have full rank, but no more than an even share of the tokens.
+      // Enough tokens for Hessians of full rank, but no more than an even share.
       const int64_t share =
           context_.stream->batches().num_tokens * config_->num_experts_per_token / num_experts;
       selection.extra_tokens =

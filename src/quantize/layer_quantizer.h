@@ -19,7 +19,15 @@
 
 namespace nibble {
 
-// What the quantization of every layer shares. Borrows everything.
+// What the quantization of every layer shares. Borrows everything; only middle may be null.
+//
+//   source, output   the original checkpoint; which Linears are quantized, and to which scale type
+//   stream           runs all calibration tokens (tokens below)
+//   hidden, middle   [tokens, hidden_size]: the layer's inputs, and the residual stream between its
+//                    attention and its experts; null if one pass suffices
+//   probe            a second stream: the first calibration tokens through the unquantized layers
+//   experts_at_once  experts whose Hessians are in memory together
+//   describe_token   "token 17 of calibration row 3" for a token's index, for error messages
 struct LayerContext {
   const Checkpoint* source = nullptr;
   const ModelSpec* spec = nullptr;
@@ -28,9 +36,9 @@ struct LayerContext {
   Backend* backend = nullptr;
   ActivationStream* stream = nullptr;
   Workspace* workspace = nullptr;
-  HiddenStates* hidden = nullptr;  // inputs of the layer at hand
-  HiddenStates* middle = nullptr;  // room for as many; null if all experts are done at once
-  Probe* probe = nullptr;          // moved through the layer on the way
+  HiddenStates* hidden = nullptr;  // inputs of the current layer
+  HiddenStates* middle = nullptr;  // written and read by LayerQuantizer
+  Probe* probe = nullptr;          // advanced through the layer meanwhile
   int64_t experts_at_once = 1;
   bool all_experts = false;
   bool top_up = false;
@@ -46,15 +54,15 @@ struct QuantizedLayer {
 };
 
 // Calibrates a layer with its unquantized weights and quantizes its Linears: attention first, then
-// the experts, as many at a time as memory allows. Without Hessians (rounding to nearest) only the
-// probe is run.
+// the experts, experts_at_once at a time. Without Hessians (rounding to nearest) only the probe is
+// run.
 class LayerQuantizer {
  public:
   explicit LayerQuantizer(const LayerContext& context);
 
   QuantizedLayer Quantize(int64_t layer);
 
-  // Only the probe, for a layer that an earlier run has finished.
+  // Runs only the probe, for a layer that an earlier run has finished.
   void MoveProbe(int64_t layer);
 
  private:
@@ -64,9 +72,9 @@ class LayerQuantizer {
     Hessian* hessian;
   };
 
-  // Has the weights that are needed next fetched from disk while this thread computes: as many
-  // experts of `layer` as are done at once, from `first` on; after the last one attention and the
-  // first experts of the next layer.
+  // Prefetches the weights that are needed next from disk, on the thread reader_: experts_at_once
+  // experts of `layer` from `first` on; after the last one attention and the first experts of the
+  // next layer.
   void ReadAhead(int64_t layer, int64_t first);
   void RunExpertsOfProbe(int64_t layer, const LayerWeights& weights, int64_t first, int64_t last);
   void Solve(const std::vector<TensorSpec>& specs, const std::vector<Tap>& taps,

@@ -15,7 +15,7 @@ struct LayerWork {
   double gate_up = 0;             // w1 and w3 of the routed slots
   double down = 0;                // w2
   double statistics = 0;          // Gram updates of all taps
-  double calibrated_gate_up = 0;  // w1 and w3 of the slots statistics are gathered from
+  double calibrated_gate_up = 0;  // w1 and w3 of the slots that enter the Hessians
   double solve = 0;               // factors and sweeps
 
   double calibrate() const { return attention + calibrated_gate_up + statistics; }
@@ -25,8 +25,8 @@ struct LayerWork {
 // `all_experts`: every expert's statistics see every token.
 LayerWork CountLayerWork(const ModelConfig& config, const TokenBatches& batches, bool all_experts);
 
-// Single-precision rate of matrix products over all threads, by float multiply-adds (matrix tiles
-// may beat it), measured for a few hundredths of a second.
+// Single-precision rate of matrix products over all threads with float multiply-adds (AMX tiles may
+// exceed it), measured for a few hundredths of a second.
 double MeasureGflopPerSecond(GptqAlgebra& algebra);
 
 }  // namespace nibble

@@ -18,7 +18,7 @@ struct Way {
   bool in_file = false;
 };
 
-// The worst moment of a layer done this way.
+// Memory at the peak of a layer quantized this way.
 std::vector<QuantizePlan::Item> Items(const MemoryQuestion& question, const Way& way,
                                       int64_t* scratch_disk_bytes) {
   const ModelConfig& config = *question.config;
@@ -113,7 +113,7 @@ int64_t Sum(const std::vector<QuantizePlan::Item>& items) {
 void PlanMemory(const MemoryQuestion& question, QuantizePlan& plan) {
   const int64_t experts = question.config->num_experts;
   plan.budget_bytes = question.budget_bytes;
-  // In memory before in a file, many experts before few.
+  // Prefers memory to a file, and many experts at once to few.
   for (const bool in_file : {false, true}) {
     for (int64_t at_once = experts; at_once >= 1; --at_once) {
       const Way way{at_once, in_file};

@@ -9,7 +9,8 @@
 
 namespace nibble {
 
-// What memory the quantization of a layer takes, and what that means for how it is done.
+// Everything that the peak memory of quantizing a layer depends on. `batches` are the calibration
+// tokens, `probe_tokens` of which form the probe.
 struct MemoryQuestion {
   const ModelConfig* config = nullptr;
   const Recipe* recipe = nullptr;
@@ -22,9 +23,10 @@ struct MemoryQuestion {
   int64_t budget_bytes = 0;
 };
 
-// Holds as many experts' Hessians together as the budget allows, with the activations in memory if
-// possible, else in a file: fills the memory part of the plan and scratch_disk_bytes. If one expert
-// at a time is still too much, the plan is for that, and says in `lacking` by how much.
+// Decides how many experts' Hessians are in memory together (as many as the budget allows) and
+// whether activations are in memory or in a file: fills the memory part of the plan and
+// scratch_disk_bytes. Throws kResourceExhausted with the numbers if one expert at a time exceeds
+// the budget.
 void PlanMemory(const MemoryQuestion& question, QuantizePlan& plan);
 
 }  // namespace nibble

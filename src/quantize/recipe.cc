@@ -10,7 +10,7 @@
 namespace nibble {
 namespace {
 
-// The value that `word` stands for, or an error naming the field and every word it takes.
+// The value named by `word`, or an error naming the option and all its words.
 template <typename T>
 T Choose(const std::string& field, const std::string& word,
          std::initializer_list<std::pair<const char*, T>> choices) {

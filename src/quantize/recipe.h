@@ -35,8 +35,8 @@ struct Recipe {
   int64_t NumGroups(const std::string& module, int64_t cols) const;
 };
 
-// From what the caller asked for, in words. Throws kInvalidArgument naming the option, the value
-// and the values allowed, and for patterns as ModulePattern does.
+// Checks the options, which are words, and converts them. Throws kInvalidArgument naming the
+// option, the value and the values allowed.
 Recipe MakeRecipe(const RecipeOptions& options);
 
 // True if Linear `module` is to be quantized: "Linear" is a target and nothing in `ignore` matches.

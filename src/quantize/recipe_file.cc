@@ -12,7 +12,7 @@
 namespace nibble {
 namespace {
 
-// A value of the document and how to get there, for messages: "recipe.yaml: stage.modifiers.…".
+// A value of the document and its path, for messages: "recipe.yaml: stage.modifiers.…".
 struct Place {
   const Json& value;
   std::string path;

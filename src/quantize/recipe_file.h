@@ -17,7 +17,7 @@ namespace nibble {
 // Throws kInvalidData (not YAML, wrong type) or kUnsupported; `where` names the file.
 RecipeOptions ParseRecipe(std::string_view yaml, const std::string& where);
 
-// What recipe.yaml in the output says: the same recipe as llm-compressor would record it.
+// The text of recipe.yaml in the output: the recipe as llm-compressor would record it.
 std::string RecipeToYaml(const Recipe& recipe);
 
 }  // namespace nibble

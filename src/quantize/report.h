@@ -16,12 +16,12 @@ Json ToJson(const QuantizeReport& report);
 LayerReport LayerReportFromJson(const Json& json, const std::string& where);
 
 // quantization_report.jsonl: one object a line, each with "event": run, linear, layer, phase, file,
-// result. `job` says what was asked for. Lines of linears, layers and files depend on the job
-// alone; times stand in lines of their own.
+// result. `job` is the run's job description. Lines of linears, layers and files depend on the job
+// alone; times are in lines of their own.
 std::string ReportLines(const QuantizeReport& report, const Json& job);
 
-// For people: a line a layer, the Linears that gained least over rounding, what to worry about,
-// time by phase beside its bound, and the verdict with the number of fallbacks in the last line.
+// Human-readable: a line a layer, the Linears that gained least over rounding, warnings, time by
+// phase beside its bound, and the verdict with the number of fallbacks in the last line.
 std::string ReportTable(const QuantizeReport& report);
 std::string PlanTable(const QuantizePlan& plan);
 

@@ -33,8 +33,7 @@ namespace fs = std::filesystem;
 
 constexpr char kReportName[] = "quantization_report.jsonl";
 constexpr char kRecipeName[] = "recipe.yaml";
-// A quantized model whose perplexity is so much worse than its original's was damaged, not
-// quantized.
+// A perplexity more than so many times the original's means damage, not quantization error.
 constexpr double kMaxPerplexityRatio = 2;
 
 // What to do about a run that was started with other algebra (both are of GptqAlgebra::signature).
@@ -108,12 +107,12 @@ struct QuantizationRun::State {
   const CalibrationSet calibration;
   const OutputPlan output;
   std::unique_ptr<Backend> backend;
-  TokenBatches batches;        // what flows through the quantized layers
-  TokenBatches probe_batches;  // the first of them, which flow through the original too
+  TokenBatches batches;        // run through the quantized layers
+  TokenBatches probe_batches;  // the first of them, run through the original layers too
   QuantizePlan plan;
   PhaseClock clock;
 
-  // While running.
+  // Valid during Run().
   OuterWeights outer;
   std::unique_ptr<Workspace> workspace;
   std::unique_ptr<Probe> probe;
@@ -156,7 +155,7 @@ void QuantizationRun::State::MakePlan() {
   const std::vector<std::vector<int32_t>> probe_tokens =
       FirstTokens(calibration.sequences, std::min(Probe::kMaxTokens, step_tokens));
   probe_batches = CutIntoBatches(probe_tokens, step_tokens);
-  // Rounding needs no statistics: only the probe flows.
+  // Rounding to nearest needs no statistics: only the probe's tokens are run.
   batches = gptq() ? CutIntoBatches(calibration.sequences, step_tokens) : probe_batches;
   work = CountLayerWork(config, batches, options.calibrate_all_experts);
 
@@ -206,7 +205,8 @@ void QuantizationRun::State::MakePlan() {
   add_phase("advance", (layers - 1) * work.advance());
 }
 
-// Everything that decides the bytes of the output.
+// The options and inputs that decide the bytes of the output. (The instruction set decides the last
+// bits of GPTQ's sums too, and is not recorded.)
 Json QuantizationRun::State::Job() const {
   Json ignore = Json::array();
   for (const ModulePattern& pattern : recipe.ignore) ignore.push_back(pattern.text());
@@ -330,8 +330,8 @@ QuantizeReport QuantizationRun::State::Run() {
   return report;
 }
 
-// The activations that enter layer 0: of the probe by the original's embedding, of the stream by
-// the one that is written.
+// The inputs of layer 0: for the probe by the original embedding, for the quantized stream by the
+// written one.
 void QuantizationRun::State::Embed(CheckpointWriter& writer, ActivationStream& stream) {
   const auto phase = clock.Measure("embed");
   if (writer.num_done() == 0) WriteOuter(0, writer);
@@ -385,8 +385,8 @@ void QuantizationRun::State::QuantizeLayer(int64_t layer, LayerQuantizer& quanti
   }
 }
 
-// The inputs of the next layer, computed by the layer as written. After the last one only the
-// probe's tokens are looked at.
+// Pass B: computes the inputs of the next layer with the layer as written. After the last layer
+// only the probe's tokens matter.
 void QuantizationRun::State::Advance(int64_t layer, const CheckpointWriter& writer) {
   if (batches.num_tokens == 0) {
     progress->Add(1);
@@ -427,7 +427,7 @@ void QuantizationRun::State::Check(const CheckpointWriter& writer, QuantizeRepor
   }
   report.original_perplexity = probe->Score(probe->original()).perplexity();
   report.quantized_perplexity = probe->Score(hidden).perplexity();
-  outer = {};  // the written one takes its place
+  outer = {};  // replaced by the written one
   report.read_back_perplexity =
       ReadBack(source, options.output, output, digests, probe_batches, hidden, *backend, *workspace)
           .perplexity();

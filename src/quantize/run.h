@@ -7,7 +7,7 @@
 
 namespace nibble {
 
-// One quantization run, from options and calibration tokens to report: what stands behind
+// One quantization run, from options and calibration tokens to report: the implementation of
 // Quantize() and PlanQuantization().
 class QuantizationRun {
  public:

@@ -38,7 +38,7 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::SizeIs;
 
-// Dimensions that groups of 32 divide, and little else.
+// Dimensions divisible by groups of 32, and by little else.
 RandomMixtral SmallModel() {
   RandomMixtral model;
   model.hidden_size = 96;
@@ -167,7 +167,7 @@ TEST_F(QuantizationRunTest, BytesDependOnNeitherThreadsNorMemory) {
   Run("one_thread");
   EXPECT_EQ(Files("one_thread"), Files("a"));
   options_.threads = 5;
-  // The least that will do: one expert at a time, activations in a file.
+  // The smallest budget: one expert at a time, activations in a file.
   const QuantizePlan plenty = QuantizationRun(options_, calibration_).plan();
   EXPECT_EQ(plenty.experts_at_once, 5);
   options_.memory_bytes = plenty.memory_bytes;
@@ -523,7 +523,7 @@ TEST_F(QuantizationRunTest, ValuesThatAreNotNumbersAreNamedWithLayerAndTensor) {
         name != "model.layers.1.block_sparse_moe.experts.2.w1.weight") {
       return;
     }
-    for (float& value : values) value *= 1e20f;  // finite, but not what they compute
+    for (float& value : values) value *= 1e20f;  // finite, but their products overflow
   };
   WriteModel(model);
   EXPECT_THAT(ErrorOf("overflow"), AllOf(HasSubstr("layer 1"), HasSubstr("expert 2"),

@@ -23,8 +23,8 @@ struct QuantizedLinear {
   LinearReport report;
 };
 
-// Quantizes the Linears that read one input, by GPTQ: columns in turn, each column's rounding error
-// spread over the columns not yet done in the way that changes the outputs least.
+// Quantizes the Linears that read one input, by GPTQ: column by column, with each column's rounding
+// error spread over the remaining columns so that the outputs change least.
 //
 //   h            [cols, cols], upper triangle: X^T X over the `tokens` inputs seen in calibration;
 //                overwritten
@@ -32,13 +32,14 @@ struct QuantizedLinear {
 //
 // A Hessian that cannot be factored is damped more (max(2 d, 0.01), five times), then its Linears
 // are rounded to nearest; the reports say so. Inputs that were zero in every token have no
-// influence and keep their rounding to nearest. Throws kInvalidData naming the module and place of
-// a weight that is not finite, or of an H that is not; kUnsupported if the group size does not
+// influence and keep their rounding to nearest. Throws kInvalidData naming the module and position
+// of a non-finite weight, or of a non-finite element of H; kUnsupported if the group size does not
 // divide the columns.
 //
-// Works on algebra's threads; the result does not depend on their number. May be called from a
-// algebra.threads().ParallelFor body. Peak memory beside h: about 8 bytes a column for 256 rows a
-// thread. Source: arXiv 2210.17323, and llm-compressor's GPTQModifier for the order of steps.
+// Works on linalg's threads; the result does not depend on their number. May be called from a
+// linalg.ParallelFor body. Peak memory beside h: about 11 bytes per weight of a chunk, one chunk of
+// up to 512 rows on each thread. Source: arXiv 2210.17323, and llm-compressor's GPTQModifier for
+// the order of steps.
 std::vector<QuantizedLinear> QuantizeWithHessian(const Recipe& recipe, DType scale_dtype,
                                                  std::span<const DenseLinear> linears, float* h,
                                                  int64_t tokens, GptqAlgebra& algebra);

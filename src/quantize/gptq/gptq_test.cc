@@ -33,7 +33,7 @@ struct Problem {
   DenseLinear linear() const { return {"layer.proj", weight.view()}; }
 };
 
-// Random weights, inputs whose neighbours are correlated: what GPTQ can make use of.
+// Random weights, and inputs with correlated neighbours, which GPTQ can exploit.
 Problem RandomProblem(int64_t rows, int64_t cols, int64_t tokens, uint32_t seed) {
   std::mt19937 generator(seed);
   std::normal_distribution<float> normal;
@@ -96,7 +96,8 @@ std::vector<uint32_t> Words(const PackedTensor& packed) {
   return words;
 }
 
-// The energy tr(D H D^T), H = 2 X^T X, of the difference between the weights and what they became.
+// The energy tr(D H D^T), H = 2 X^T X, of the difference D between original and dequantized
+// weights.
 double OutputError(const Problem& problem, const PackedTensor& packed) {
   const std::vector<float> w = ToFloat(problem.weight.view());
   const std::vector<float> decoded = Dequantize(packed.view());
@@ -190,8 +191,7 @@ TEST(Gptq, GoldenInStaticOrder) {
   EXPECT_FALSE(result.packed.g_idx.has_value());
 }
 
-// Shapes that divide by nothing: rows, columns that are no multiple of the block, groups across
-// blocks.
+// Odd shapes: rows and columns that are not a multiple of the block, groups across blocks.
 TEST(Gptq, FastAlgebraAgreesWithReferenceAndBeatsRounding) {
   ThreadPool pool(2);
   const auto openblas = MakeHostAlgebra(pool);
@@ -214,13 +214,13 @@ TEST(Gptq, FastAlgebraAgreesWithReferenceAndBeatsRounding) {
           different += a[i] != b[i];
           EXPECT_LE(std::abs(a[i] - b[i]), 1);
         }
-        // A tie broken differently early in a row moves what comes after it.
+        // A tie broken differently early in a row changes the codes after it.
         EXPECT_LE(different, static_cast<int64_t>(a.size()) / 50) << rows << "x" << cols;
         EXPECT_LT(found.report.ratio_to_rtn(), rows > 1 ? 0.9 : 1.0)
             << rows << "x" << cols << " " << bits;
         EXPECT_EQ(found.packed.zero_point.has_value(), !symmetric);
 
-        // The figures in the report are what the stored tensors really do.
+        // The figures in the report equal those computed from the stored tensors.
         if (rows <= 64) {  // beyond that, of a sample of the rows
           const double energy = OutputEnergy(problem);
           const double error = OutputError(problem, found.packed) / energy;

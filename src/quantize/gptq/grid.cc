@@ -11,8 +11,8 @@
 namespace nibble {
 namespace {
 
-// Rounds to the stored type. What rounds to zero becomes the type's epsilon: any positive scale
-// decodes a group of zeros, and that one is what the reference writes.
+// Rounds to the stored type. A scale that rounds to zero becomes the type's epsilon, as in
+// compressed-tensors; any positive scale decodes a group of zeros.
 float StoredScale(float scale, DType dtype) {
   if (dtype == DType::kF16) {
     const float stored = static_cast<float>(Float16(scale));
@@ -40,12 +40,11 @@ Grid GridOfRange(const Recipe& recipe, DType dtype, float low, float high) {
 
 struct Search {
   int steps;     // ranges tried
-  float shrink;  // what each takes off
+  float shrink;  // relative decrease of each
   float norm;
 };
 
-// The smallest and the largest weight, or zero if that lies beyond. By lanes, which a compiler
-// turns into vectors.
+// The minimum and maximum of the weights and zero. In lanes, so that compilers vectorize it.
 std::pair<float, float> RangeOf(std::span<const float> weights) {
   constexpr size_t kLanes = 16;
   std::array<float, kLanes> lows{}, highs{};

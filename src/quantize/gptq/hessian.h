@@ -12,8 +12,8 @@ namespace nibble {
 inline constexpr int64_t kSmallHessian = 1024;
 
 // The running Gram matrix X^T X of one layer input (a tap), shared by the Linears that read it.
-// Only the upper triangle is kept. Sums are single precision over fixed runs of rows, so they
-// depend on the order of the calibration tokens alone.
+// Only the upper triangle is kept. Sums are in single precision over blocks of rows of fixed size,
+// so they depend on the order of the calibration tokens alone.
 class Hessian {
  public:
   // All zeros; pages become resident when first written. Throws kResourceExhausted.

@@ -19,7 +19,7 @@ HessianFactor::HessianFactor(const Recipe& recipe, float* h, int64_t n, GptqAlge
   SaveLower();
   order_.resize(static_cast<size_t>(n));
   std::iota(order_.begin(), order_.end(), 0);
-  // Without an order among its elements (a NaN) the caller refuses H by FindNonFinite.
+  // With a NaN the diagonal has no order; the caller rejects such an H by FindNonFinite.
   if (recipe.act_order != ActOrder::kNone && FindNonFinite() < 0) {
     std::sort(order_.begin(), order_.end(), [&](int32_t a, int32_t b) {
       const float at_a = diagonal_[static_cast<size_t>(a)];
@@ -72,7 +72,7 @@ int64_t HessianFactor::FindNonFinite() const {
   return -1;
 }
 
-// By panels of rows of x: H of the panel itself, and twice what lies to one side of it.
+// By panels of rows of x: the panel's diagonal block, and twice the blocks on one side of it.
 std::vector<double> HessianFactor::QuadraticForms(const float* x, int64_t count) const {
   const int64_t panel_rows = n_ <= 1024 ? 128 : 512;
   const int64_t panels = CeilDiv(n_, panel_rows);

@@ -9,7 +9,7 @@
 
 namespace nibble {
 
-// The Hessian of one input on its way to the factor U that steers the column sweep.
+// Turns the Hessian of one input into the factor U for the column sweep.
 //
 // The n x n array serves twice: its upper triangle becomes U, its strict lower triangle keeps H, so
 // that a failed factorisation can be repeated with more damping without a second array of a
@@ -34,13 +34,14 @@ class HessianFactor {
   // only.
   std::vector<double> QuadraticForms(const float* x, int64_t count) const;
 
-  // Damps, orders and factors, climbing the ladder of dampings. False if every rung fails.
+  // Permutes, damps and factors H, with increasing damping until it succeeds. False if all attempts
+  // fail.
   bool Factor();
 
   // After Factor: row i of U, columns [i, n) valid, in sweep order.
   const float* factor() const { return h_; }
-  double dampening() const { return dampening_; }         // the fraction that worked
-  float damping_added() const { return damping_added_; }  // what it put on the diagonal
+  double dampening() const { return dampening_; }         // the fraction that succeeded
+  float damping_added() const { return damping_added_; }  // the value added to the diagonal
   int retries() const { return retries_; }
 
  private:

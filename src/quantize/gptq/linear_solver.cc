@@ -22,7 +22,7 @@ constexpr int64_t kMaxSampledRows = 64;  // for the error figures
 
 size_t Size(int64_t value) { return static_cast<size_t>(value); }
 
-// Row `index` of `count` evenly spaced ones.
+// The row of sample `index` of `count` evenly spaced ones.
 int64_t SampledRow(int64_t index, int64_t count, int64_t rows) { return index * rows / count; }
 
 // to [cols, to_rows] = from [rows, cols] with its columns in `order`; rows after `rows` become
@@ -62,8 +62,8 @@ struct Squares {
   double norm = 0;
 };
 
-// Sums of (weight - decoded)^2 and weight^2. Side by side in floats, which are emptied into doubles
-// before they lose anything that matters.
+// Sums of (weight - decoded)^2 and weight^2. Accumulated in parallel float lanes, which are added
+// to doubles before rounding matters.
 Squares SumSquares(const float* weights, const float* decoded, int64_t count) {
   constexpr int64_t kLanes = 16;
   constexpr int64_t kRun = 128;
@@ -113,7 +113,7 @@ class ChunkArrays {
     end_ = next_ + size;
   }
 
-  // At most kMaxArrays times; what was there before is still there.
+  // May be called kMaxArrays times. The memory is not cleared.
   template <typename T>
   std::span<T> Take(int64_t count) {
     T* const first = reinterpret_cast<T*>(next_);
@@ -245,7 +245,8 @@ void LinearSolver::SolveChunk(int64_t chunk, bool use_factor, GptqAlgebra& algeb
   const int64_t count = std::min(chunk_rows_, rows_ - first_row);
   const int64_t padded = RoundUp(count, kSweepRowMultiple);
   const int64_t block_size = std::min(recipe_->block_size, cols_);
-  // The errors of a few blocks are spread to the columns beyond them together: longer products.
+  // The errors of several blocks are spread to the columns after them together, in deeper matrix
+  // products.
   const int64_t far = std::max<int64_t>(1, kFarColumns / block_size) * block_size;
   ChunkArrays arrays(sizeof(float) * Size(count * cols_ + padded * (cols_ + far) + cols_ +
                                           (2 * num_groups_ + 1) * padded) +
@@ -317,7 +318,7 @@ void LinearSolver::SolveChunk(int64_t chunk, bool use_factor, GptqAlgebra& algeb
     }
   }
 
-  // Back to rows: codes, and how far they are from what they stand for.
+  // Back to rows: codes, and their errors.
   TransposeBack(codes_at, count, cols_, order_, padded, codes.data());
   const double damping = use_factor ? static_cast<double>(factor_->damping_added()) : 0;
   for (int64_t row = 0; row < count; ++row) {
@@ -338,8 +339,8 @@ void LinearSolver::SolveChunk(int64_t chunk, bool use_factor, GptqAlgebra& algeb
     const size_t at = Size(first_row + row);
     weight_errors_[at] = squares.error;
     weight_norms_[at] = squares.norm;
-    // The sweep's squared errors sum to D (H + damping) D^T, a dead column standing in H with a
-    // one.
+    // The sweep's squared errors sum to D (H + damping) D^T, where the diagonal of a dead column is
+    // 1.
     output_errors_[at] = std::max(0.0, losses_[at] - damping * squares.error - dead_error);
   }
   const Tensor words = PackCodes(codes, count, cols_, recipe_->bits);
@@ -382,7 +383,7 @@ QuantizedLinear LinearSolver::Finish(bool used_factor, int64_t tokens, double se
   report.rows = rows_;
   report.cols = cols_;
   report.tokens = tokens;
-  // Without a token the factor is diagonal, and the sweep rounds.
+  // Without tokens the factor is diagonal, and the sweep rounds to nearest.
   report.method = Name(used_factor && tokens > 0 ? Method::kGptq : Method::kRoundToNearest);
   report.seconds = seconds;
   double error = 0, norm = 0, loss = 0;

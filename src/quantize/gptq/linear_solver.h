@@ -14,8 +14,8 @@
 
 namespace nibble {
 
-// One Linear on its way to integers: chunks of rows, independent of each other, each swept column
-// by column. Borrows everything it is given.
+// Quantizes one Linear: independent chunks of rows, each swept column by column. Borrows all
+// arguments.
 class LinearSolver {
  public:
   // `factor` is null for rounding to nearest without a Hessian. Throws kUnsupported if the group

@@ -16,8 +16,8 @@ namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 using Floats = hn::CappedTag<float, 16>;
 
-// Columns whose errors wait until they can be spread together: the far update then reads and writes
-// a weight once for all of them.
+// Columns per deferred update: their errors are spread together, so that the far update reads and
+// writes each weight once for all of them.
 constexpr int64_t kNear = 16;
 
 // Column `i`: codes, errors, losses.

@@ -4,8 +4,8 @@
 
 namespace nibble {
 
-// The sequential heart of GPTQ: one block of columns of one chunk of rows. Data lies transposed, a
-// column of the chunk after the other, so that every step is a vector operation over rows.
+// The sequential heart of GPTQ: one block of columns of one chunk of rows. Data is transposed,
+// column by column of the chunk, so that every step is a vector operation over rows.
 struct SweepBlock {
   int64_t columns = 0;
   int64_t rows = 0;          // a multiple of kSweepRowMultiple
@@ -28,7 +28,7 @@ struct SweepBlock {
 // Rows of a chunk are padded to this.
 constexpr int64_t kSweepRowMultiple = 64;
 
-// Quantizes each column in turn and takes its error out of the columns after it inside the block.
+// Quantizes each column in turn and compensates its error in the columns after it inside the block.
 // Run-time dispatched to the best vector unit; rows do not influence each other.
 void Sweep(const SweepBlock& block);
 

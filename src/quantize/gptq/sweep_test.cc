@@ -70,8 +70,8 @@ Problem RandomProblem(int64_t columns, int64_t rows, bool asymmetric) {
   return p;
 }
 
-// The slow, obvious twin, in double: errors differ by rounding, codes only where a weight lies
-// within that of the middle between two codes.
+// The slow, obvious twin, in double: errors differ by rounding, codes only where a weight is near
+// the midpoint of two codes.
 void SlowSweep(const SweepBlock& b, std::vector<int>& codes, std::vector<double>& losses) {
   std::vector<double> w(b.weights, b.weights + b.columns * b.rows);
   losses.assign(static_cast<size_t>(b.rows), 0.0);
@@ -128,7 +128,7 @@ TEST(Sweep, MatchesPlainLoops) {
           EXPECT_EQ(different, 0);
           continue;
         }
-        // A row in which one code fell the other way goes its own way from there.
+        // A row in which one code was rounded differently diverges from there.
         EXPECT_LE(different, 40) << columns;
         int64_t close = 0;
         for (int64_t r = 0; r < block.rows; ++r) {

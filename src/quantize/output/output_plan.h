@@ -12,8 +12,8 @@
 
 namespace nibble {
 
-// What the output holds, decided before anything is computed: tensors in model order, a unit for
-// the embedding, one for each layer, one for the final norm and the head.
+// The contents of the output, planned before anything is computed: tensors in model order, a unit
+// for the embedding, one for each layer, one for the final norm and the head.
 class OutputPlan {
  public:
   // Throws kUnsupported naming what cannot be quantized: a group size that does not divide a
@@ -56,7 +56,8 @@ class OutputPlan {
   std::vector<UnitPlan> units_;
 };
 
-// The tensors of one unit, in the plan's order. Owns what it does not borrow from the source.
+// The tensors of one unit, in the plan's order. Owns converted copies, borrows the rest from the
+// source.
 class UnitTensors {
  public:
   explicit UnitTensors(const OutputPlan& plan) : plan_(&plan) {}

@@ -37,8 +37,8 @@ void CheckDigests(const Checkpoint& written, const OutputPlan& plan,
   }
 }
 
-// One row of each quantized Linear, another one in each: a reader must find about the weights that
-// were there. Catches what digests cannot: codes in the wrong places, scales of another tensor.
+// Decodes one row of each quantized Linear, a different one in each, and compares it with the
+// original. Catches what digests cannot: codes in the wrong places, scales of another tensor.
 void CheckDecodedRows(const Checkpoint& source, const Checkpoint& written, const OutputPlan& plan) {
   int64_t index = 0;
   for (const TensorSpec& spec : TensorsOf(source.config())) {

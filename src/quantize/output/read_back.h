@@ -14,9 +14,10 @@
 
 namespace nibble {
 
-// The last word on a finished checkpoint, from its files alone. Throws kInvalidData naming what is
-// wrong: a name, type or shape (model/validate.h), bytes other than those that were computed, a row
-// that does not decode to its original within reason, activations other than those calibrated with.
+// The final check of a finished checkpoint, from its files alone. Throws kInvalidData naming what
+// is wrong: a name, type or shape (model/validate.h), bytes other than those computed, a row whose
+// squared error exceeds 1.5 times its squared norm, or hidden states that differ from those seen
+// while quantizing.
 //
 //   unit_digests   SHA-256 of each unit's tensors, as they were in memory
 //   quantized      the quantized stream after the last layer; its first rows are the probe's

@@ -23,7 +23,7 @@ using nibble::testing::RandomTokens;
 using nibble::testing::TemporaryDirectory;
 using ::testing::HasSubstr;
 
-// A finished output, and what the run knew about it when it wrote it.
+// A finished output, with the digests and hidden states that the run recorded.
 class ReadBackTest : public ::testing::Test {
  protected:
   ReadBackTest() {
@@ -48,7 +48,7 @@ class ReadBackTest : public ::testing::Test {
     Remember();
   }
 
-  // Digests and activations as the files are now.
+  // Takes digests and hidden states from the files as they are now.
   void Remember() {
     digests_.clear();
     const Checkpoint written(options_.output);
@@ -123,7 +123,7 @@ TEST_F(ReadBackTest, AScaleThatIsNoNumberIsFound) {
 }
 
 TEST_F(ReadBackTest, CodesOfOtherWeightsAreFoundThoughTheirDigestFits) {
-  // The first row's codes over all rows: as a packer would leave them that forgot its stride.
+  // The first row's codes in all rows: a packer with a wrong stride.
   const std::string name = "model.layers.0.self_attn.o_proj.weight_packed";
   std::string row;
   {

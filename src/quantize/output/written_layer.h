@@ -10,9 +10,8 @@
 
 namespace nibble {
 
-// A finished layer as it stands in the output, made ready to run: what the next layer's calibration
-// sees is exactly what a reader of the checkpoint will compute. Leaves no pages of the files
-// resident.
+// Loads a finished layer from the output: the next layer is calibrated with exactly the activations
+// that a reader of the checkpoint computes. Leaves no pages of the files resident.
 LayerWeights LoadWrittenLayer(const CheckpointWriter& writer, const OutputPlan& plan,
                               const ModelConfig& config, const Recipe& recipe, int64_t layer,
                               Backend& backend);

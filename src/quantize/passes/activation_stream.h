@@ -13,17 +13,24 @@
 
 namespace nibble {
 
-// What one step needs besides weights; made once and lent to every stream.
+// The buffers of one step, allocated once for the largest step and shared by all streams, which run
+// one after another. With n tokens in the step:
+//
+//   scratch  intermediate results of a layer (model/decoder_layer.h)
+//   kv       the KV cache of one layer: num_blocks blocks of kKvBlockSize tokens, float; every
+//            layer overwrites it
+//   x        [n, hidden_size], the residual stream, on the backend
+//   host     [n, hidden_size], a buffer for hidden states in a file; empty if there are none
 struct Workspace {
   Workspace(Backend& backend, const ModelSpec& spec, int64_t max_tokens, int64_t num_blocks);
 
   LayerScratch scratch;
   std::unique_ptr<KvPages> kv;  // of one layer, which all take in turn
   Activation x;
-  std::vector<float> host;  // a step's activations on their way to or from a file
+  std::vector<float> host;
 };
 
-// A set of tokens on its way through the layers. Borrows everything.
+// Runs a set of tokens through layers, batch by batch. Borrows everything.
 class ActivationStream {
  public:
   ActivationStream(const TokenBatches& batches, Backend& backend, Workspace& workspace)
@@ -34,12 +41,12 @@ class ActivationStream {
   void Embed(const Weight& table, HiddenStates& to);
 
   // Runs `step` for each batch in order, between BeginStep and EndStep, with its rows of `from` in
-  // workspace.x; what `step` leaves there becomes the rows of `to`, unless that is null. `to` may
+  // workspace.x; afterwards stores workspace.x as the rows of `to`, unless that is null. `to` may
   // be `from`. Throws kInterrupted between steps.
   void ForEach(const HiddenStates& from, HiddenStates* to,
                const std::function<void(const TokenBatch& batch)>& step);
 
-  // Rows of `from` from `first_token` on, as many as workspace.x has, to workspace.x.
+  // Loads rows of `from`, starting at `first_token`, into workspace.x, as many as that has.
   void Upload(const HiddenStates& from, int64_t first_token);
 
  private:

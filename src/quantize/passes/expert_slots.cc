@@ -43,7 +43,7 @@ void SelectSlots(const RoutingTable& routing, int64_t first_token, const ExpertS
     std::sort(slots.slot_tokens.begin() + static_cast<int64_t>(begin), slots.slot_tokens.end());
   }
   slots.expert_starts.back() = static_cast<int32_t>(slots.slot_tokens.size());
-  slots.slot_weights.assign(slots.slot_tokens.size(), 0.0f);  // statistics do not weigh
+  slots.slot_weights.assign(slots.slot_tokens.size(), 0.0f);  // statistics are not weighted
 }
 
 RouterCensus::RouterCensus(int64_t num_tokens, int64_t num_experts, bool keep_probabilities)

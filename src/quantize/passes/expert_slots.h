@@ -8,8 +8,8 @@
 
 namespace nibble {
 
-// Which tokens an expert's statistics are gathered from. The output of a layer is always that of
-// the routed tokens alone.
+// The tokens whose inputs enter an expert's Hessians. The output of a layer is always that of the
+// routed tokens alone.
 struct ExpertSelection {
   bool all_tokens = false;  // QuantizeOptions::calibrate_all_experts
   // With top_up_experts: further tokens of each expert, by index among all calibration tokens,
@@ -22,7 +22,8 @@ struct ExpertSelection {
 void SelectSlots(const RoutingTable& routing, int64_t first_token, const ExpertSelection& selection,
                  int64_t first, int64_t last, RoutingTable& slots);
 
-// What the router said about all calibration tokens of a layer.
+// Collects the router's decisions for all calibration tokens of a layer: counts, and with
+// keep_probabilities the probabilities.
 class RouterCensus {
  public:
   // `keep_probabilities`: for TopUp; 4 bytes a token and expert.
@@ -32,8 +33,8 @@ class RouterCensus {
 
   std::span<const int64_t> tokens_per_expert() const { return counts_; }
 
-  // For each expert with fewer than `target` tokens, as many unrouted tokens as it lacks: those for
-  // which the router thought most of it (ties: the earlier token).
+  // For each expert with fewer than `target` tokens, as many unrouted tokens as it lacks: those
+  // with the highest router probability for it (ties: the earlier token).
   std::vector<std::vector<int32_t>> TopUp(int64_t target) const;
 
  private:

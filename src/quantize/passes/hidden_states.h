@@ -10,8 +10,8 @@
 
 namespace nibble {
 
-// The activations of all calibration tokens between two layers: [rows, cols] floats, in memory, or
-// in a file without a name that vanishes with the process, when memory is short. Movable.
+// The activations of all calibration tokens between two layers: [rows, cols] floats, in memory or,
+// if memory is short, in an unnamed file that vanishes with the process. Movable.
 class HiddenStates {
  public:
   HiddenStates() = default;

@@ -17,7 +17,7 @@ TEST(HiddenStates, MemoryAndFileKeepTheSameRows) {
   HiddenStates file = HiddenStates::InFile(1000, 7, directory);
   EXPECT_FALSE(memory.in_file());
   EXPECT_TRUE(file.in_file());
-  EXPECT_TRUE(std::filesystem::is_empty(directory));  // nothing to clean up, even after a kill
+  EXPECT_TRUE(std::filesystem::is_empty(directory));  // so nothing remains even after a kill
   std::vector<float> rows(3 * 7);
   std::iota(rows.begin(), rows.end(), 0.5f);
   for (HiddenStates* states : {&memory, &file}) {

@@ -80,7 +80,7 @@ void LayerStatistics::RunExperts(int64_t layer, const LayerWeights& weights,
   });
 }
 
-// Experts are run as many at a time as have room in scratch.g.
+// Runs as many experts at a time as fit in scratch.g.
 void LayerStatistics::AddExperts(int64_t layer, const LayerWeights& weights,
                                  const TokenBatch& batch, const ExpertSelection& selection,
                                  int64_t first, int64_t last,
@@ -133,7 +133,7 @@ void LayerStatistics::AddSlots(int64_t first, int64_t last, std::vector<ExpertHe
     sums.push_back({&of_expert.input, &scratch.h, slots_.slot_tokens.data() + begin, 0, count});
     sums.push_back({&of_expert.middle, &scratch.g, nullptr, begin, count});
   }
-  // The largest first: no thread should start on one when the others are done.
+  // The largest first, for load balance.
   std::ranges::sort(sums, std::greater(), &Sum::work);
   const auto add = [&](int64_t index, int) {
     const Sum& sum = sums[Size(index)];

@@ -22,11 +22,11 @@ struct ExpertHessians {
 };
 
 // Gathers the Hessians of one layer by running its unquantized weights over the calibration tokens.
-// The sums depend on the tokens' order and the cut into batches alone: not on how many experts are
-// done at a time, nor on threads.
+// The sums depend only on the tokens' order and their division into batches: not on how many
+// experts run at a time, nor on threads.
 class LayerStatistics {
  public:
-  // `describe_token` says where a calibration token comes from, for errors about its activations.
+  // `describe_token` names the origin of a calibration token, for errors about its activations.
   LayerStatistics(const ModelSpec& spec, Backend& backend, ActivationStream& stream,
                   Workspace& workspace, std::function<std::string(int64_t)> describe_token);
 

@@ -17,7 +17,7 @@ using nibble::testing::RandomMixtral;
 using nibble::testing::RandomTokens;
 using nibble::testing::TemporaryDirectory;
 
-// Records what flows past the taps of a plain forward pass of one sequence.
+// Records the activations at the taps of a plain forward pass of one sequence.
 class Recorder : public LayerObserver {
  public:
   void AttentionInput(const Activation& x) override { Append(attention_input, x); }
@@ -128,7 +128,8 @@ TEST_F(LayerStatisticsTest, SumsAreThoseOfAPlainForwardHoweverExpertsAreGrouped)
                 experts[static_cast<size_t>(e)].input.tokens());
     }
 
-    // In turns, from what was kept between attention and experts: the same bits.
+    // Groups of experts, from the stored residual stream between attention and experts: the same
+    // bits.
     for (int64_t first = 0; first < 5; first += 2) {
       const int64_t last = std::min<int64_t>(first + 2, 5);
       std::vector<ExpertHessians> some = make(last - first);
@@ -164,7 +165,7 @@ TEST_F(LayerStatisticsTest, AllExpertsMaySeeAllTokens) {
   for (ExpertHessians& sums : hessians) {
     EXPECT_EQ(sums.input.tokens(), batches_.num_tokens);
     EXPECT_EQ(sums.middle.tokens(), batches_.num_tokens);
-    // Everyone read the same inputs.
+    // All experts read the same inputs.
     EXPECT_TRUE(
         std::equal(sums.input.data(), sums.input.data() + 48 * 48, hessians.front().input.data()));
   }

@@ -16,9 +16,9 @@ struct ProbeScore {
   double perplexity() const;
 };
 
-// The original model beside the quantized one, on the first calibration tokens: they go through
-// every layer with its unquantized weights, never through a quantized one, so that the difference
-// to the same rows of the quantized stream is what quantization has done so far.
+// Runs the original model beside the quantized one on the first calibration tokens: through every
+// layer with its unquantized weights, never through a quantized one, so that the difference to the
+// same rows of the quantized stream is the quantization error so far.
 class Probe {
  public:
   static constexpr int64_t kMaxTokens = 1024;
@@ -31,8 +31,8 @@ class Probe {
   int64_t num_tokens() const { return batches_->num_tokens; }
 
   void Embed();
-  // The layer in two strokes, the second repeated for runs of experts in increasing order; only the
-  // weights concerned need be there.
+  // Runs one layer: RunAttention once, then RunExperts for ascending ranges of experts. Each call
+  // needs only the weights it uses.
   void RunAttention(int64_t layer, const LayerWeights& weights);
   void RunExperts(int64_t layer, const LayerWeights& weights, int64_t first, int64_t last);
 
@@ -56,7 +56,7 @@ class Probe {
   const OuterWeights* outer_;
   DecoderLayer layer_;
   ActivationStream stream_;
-  HiddenStates hidden_;  // after the last finished layer, or growing by experts
+  HiddenStates hidden_;  // outputs of the last layer; while RunExperts is called, its partial sums
   HiddenStates middle_;  // between attention and experts
   RoutingTable slots_;
   std::unique_ptr<LogitRows> logits_;

@@ -33,7 +33,8 @@ TokenBatches CutIntoBatches(std::span<const std::vector<int32_t>> sequences, int
           first, std::span(blocks).first(static_cast<size_t>(BlocksFor(first + count))), count);
       blocks_used = std::max(blocks_used, static_cast<int64_t>(blocks.back()) + 1);
     }
-    if (length > max_tokens) close();  // nobody shares the pages of a sequence in pieces
+    // A sequence that spans steps keeps its KV blocks until its last step.
+    if (length > max_tokens) close();
   }
   close();
   return result;

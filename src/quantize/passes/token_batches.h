@@ -18,18 +18,18 @@ struct TokenBatch {
 
 // The calibration tokens cut into steps, the same for every layer, thread count and memory budget:
 // sums over tokens are done in this order. Whole sequences share a step; one longer than
-// `max_tokens` has steps of its own, which must run in order, since the later ones attend to the
-// pages of the earlier.
+// `max_tokens` has steps of its own, which must run in order, since the later ones attend to KV
+// blocks written by the earlier.
 struct TokenBatches {
   std::vector<TokenBatch> batches;
   int64_t num_tokens = 0;
   int64_t max_tokens = 0;  // of a step
-  int64_t num_blocks = 0;  // of KV pages that a step needs
+  int64_t num_blocks = 0;  // maximum number of KV blocks of a step
 };
 
 TokenBatches CutIntoBatches(std::span<const std::vector<int32_t>> sequences, int64_t max_tokens);
 
-// Tokens of a step for a model of this shape: enough to feed the matrix products, few enough that
+// Tokens of a step for a model of this shape: enough for efficient matrix products, few enough that
 // the activations between w1, w3 and w2 stay small beside a layer.
 int64_t BatchTokens(const ModelConfig& config);
 
