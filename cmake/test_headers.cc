@@ -1,1 +1,1 @@
-// Only here for its precompiled header: see room.cmake.
+// Exists only for its precompiled header: see room.cmake.

@@ -1,5 +1,5 @@
-// Chat templates: any bytes give valid text or an Error, in bounded time. A zero byte, if there is
-// one, ends the template; the conversation follows as JSON.
+// Chat templates: any bytes give valid text or an Error, in bounded time. The first zero byte, if
+// any, ends the template; the conversation follows as JSON.
 #include "text/chat_template.h"
 
 #include <cstddef>

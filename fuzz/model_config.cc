@@ -1,4 +1,4 @@
-// config.json: any bytes give sizes that can be reckoned with, or an Error.
+// config.json: any bytes give sizes whose products do not overflow, or an Error.
 #include "checkpoint/model_config.h"
 
 #include <cstddef>
@@ -18,7 +18,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     NIBBLE_CHECK(config.num_experts_per_token <= config.num_experts);
     for (const int64_t id : config.eos_token_ids) NIBBLE_CHECK(id >= 0 && id < config.vocab_size);
   } catch (const nibble::Error&) {
-    return 0;  // refused: as good an answer
+    return 0;  // an Error is a valid result
   }
   return 0;
 }

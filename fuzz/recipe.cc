@@ -1,4 +1,4 @@
-// Recipes come from other people's machines: any bytes give options or an Error.
+// Recipes are untrusted: any bytes give options or an Error.
 #include "quantize/recipe.h"
 
 #include <cstddef>

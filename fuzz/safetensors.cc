@@ -1,5 +1,4 @@
-// Weights come from other people's machines: any bytes give a header whose tensors cover the file,
-// or an Error.
+// Checkpoints are untrusted: any bytes give a header whose tensors cover the file, or an Error.
 #include "checkpoint/safetensors.h"
 
 #include <cstddef>
@@ -11,7 +10,7 @@
 
 namespace {
 
-// What a header promises, checked again by the plainest means.
+// Checks the guarantees of a parsed header independently.
 void CheckPromises(const nibble::SafetensorsHeader& header, int64_t file_size) {
   int64_t covered = header.data_offset;
   for (const nibble::SafetensorsEntry& entry : header.entries) {
@@ -40,7 +39,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       try {
         CheckPromises(nibble::ParseSafetensorsHeader(file, file_size, "x"), file_size);
       } catch (const nibble::Error&) {
-        continue;  // refused: as good an answer
+        continue;  // an Error is a valid result
       }
     }
   }

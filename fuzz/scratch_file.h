@@ -9,7 +9,7 @@
 
 namespace nibble {
 
-// A file of this process alone, for parsers that take a path. It goes with the object.
+// A private temporary file, for parsers that take a path; removed by the destructor.
 class ScratchFile {
  public:
   ScratchFile(const std::string& name, std::string_view bytes)

@@ -24,8 +24,8 @@ namespace {
 
 constexpr int64_t kPieceBytes = int64_t{4} << 20;  // one unit of work: generated, then written
 
-// A finalizer of good avalanche over a counter: any 64-bit word of the stream, without the ones
-// before.
+// A counter-based generator (a hash of the counter with good avalanche): any 64-bit word of the
+// stream, without the ones before it.
 uint64_t RandomWord(uint64_t key, uint64_t counter) {
   uint64_t z = key + counter * 0x9e3779b97f4a7c15u;
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -176,7 +176,7 @@ Json ConfigJson(const SyntheticOptions& options) {
                  {"tie_word_embeddings", false},
                  {"torch_dtype", "bfloat16"},
                  {"vocab_size", s.vocab}};
-  ParseModelConfig(config, "synthetic config.json");  // a shape nibble would refuse is refused now
+  ParseModelConfig(config, "synthetic config.json");  // rejects shapes that nibble would reject
   if (options.packed) {
     QuantConfig quant;
     quant.group_size = options.group_size;

@@ -59,13 +59,13 @@ struct SyntheticTensor {
 std::vector<SyntheticTensor> PlanTensors(const SyntheticOptions& options);
 
 // Bytes [begin, begin + out.size()) of the tensor's data; both are multiples of 8, except that the
-// last piece of a tensor ends where the tensor does. What a byte is depends on (seed, tensor name,
+// last piece of a tensor ends where the tensor does. A byte depends on (seed, tensor name,
 // position) alone, so any split over threads gives the same file.
 void FillTensor(const SyntheticTensor& tensor, uint64_t seed, int64_t begin,
                 std::span<std::byte> out);
 
 // Writes shards, index and config.json into `directory`, which must be absent or empty. Streams:
-// memory holds a few MiB a thread. Throws kInvalidArgument for a shape that cannot be,
+// memory holds a few MiB a thread. Throws kInvalidArgument for an impossible shape,
 // kResourceExhausted when the disk is too small, kIo. Returns the bytes of tensor data written.
 int64_t WriteSyntheticModel(const SyntheticOptions& options, const std::filesystem::path& directory,
                             ThreadPool& pool);

@@ -7,9 +7,9 @@ namespace nibble {
 
 // Why an operation could not go on. The command line maps codes to exit statuses (docs/cli.md).
 enum class ErrorCode {
-  kInvalidArgument,    // a flag, option or request value we cannot accept
+  kInvalidArgument,    // a flag, option or request value that is not allowed
   kInvalidData,        // a file that is malformed, truncated or contradicts itself
-  kNotFound,           // a file, tensor or key that should be there
+  kNotFound,           // a missing file, tensor or key
   kUnsupported,        // well formed, but something nibble does not do
   kResourceExhausted,  // not enough memory or disk
   kIo,                 // the operating system refused to read or write

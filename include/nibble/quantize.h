@@ -56,23 +56,23 @@ struct QuantizeOptions {
 };
 
 // One quantized Linear. Errors are relative to the output's energy, tr(D H D^T) / tr(W H W^T),
-// measured over at most 128 evenly spaced rows; -1 where there is no Hessian to measure with.
+// measured over at most 64 evenly spaced rows; -1 where there is no Hessian to measure with.
 struct LinearReport {
   std::string module;
   int64_t rows = 0;
   int64_t cols = 0;
-  int64_t tokens = 0;  // inputs its Hessian saw
-  std::string method;  // what was done in the end: gptq or rtn
+  int64_t tokens = 0;  // inputs in its Hessian
+  std::string method;  // the method finally used: gptq or rtn
   double relative_error = -1;
   double relative_error_rtn = -1;  // of rounding to nearest, for comparison
   double weight_error = 0;         // |D|^2 / |W|^2
   double loss = 0;                 // sum of the sweep's squared errors / 2, H = 2 X^T X
-  double dampening = 0;            // what was used in the end
+  double dampening = 0;            // the damping finally used
   int retries = 0;                 // times the factorisation failed before that
   int64_t dead_columns = 0;
   double seconds = 0;
 
-  // GPTQ was asked for and this Linear could only be rounded.
+  // The method is gptq, but this Linear could only be rounded to nearest.
   bool fell_back = false;
   double ratio_to_rtn() const {
     return relative_error_rtn > 0 ? relative_error / relative_error_rtn : 1;
@@ -90,17 +90,17 @@ struct Divergence {
 
 struct LayerReport {
   int64_t layer = 0;
-  bool resumed = false;  // taken as an earlier run left it
+  bool resumed = false;  // quantized by an earlier run
   std::vector<LinearReport> linears;
   std::vector<int64_t> expert_tokens;        // routed to each expert
-  std::vector<int64_t> expert_extra_tokens;  // topped up, or seen because all were shown; else 0
+  std::vector<int64_t> expert_extra_tokens;  // added by top_up or calibrate_all_experts; else 0
   std::vector<int64_t> starved_experts;      // below max(4 groups, 0.5 % of the tokens)
   Divergence divergence;
   double seconds = 0;
 };
 
 // Where the time went. `bound_seconds` is the floating-point work at the measured rate of all
-// threads; 0 where a phase is not made of it.
+// threads; 0 for phases without it.
 struct PhaseReport {
   std::string name;
   double seconds = 0;
@@ -115,13 +115,13 @@ struct WrittenFile {
   std::string sha256;
 };
 
-// What will be needed, known before the start.
+// The resources that a run needs, computed before the start.
 struct QuantizePlan {
   struct Item {
     std::string name;
     int64_t bytes = 0;
   };
-  std::vector<Item> memory;  // resident at the worst moment
+  std::vector<Item> memory;  // resident at the peak
   int64_t memory_bytes = 0;  // their sum
   int64_t budget_bytes = 0;
   int64_t experts_at_once = 0;       // whose Hessians are held together
@@ -149,8 +149,8 @@ struct QuantizeReport {
   int64_t tokens_cut = 0;
   int64_t num_fallbacks = 0;  // Linears that GPTQ could only round to nearest
   int64_t num_starved = 0;    // experts
-  // Perplexity of the probe: by the original, by the quantized model as computed on the way, and as
-  // read back from disk. 0 without calibration.
+  // Perplexity of the probe: by the original, by the quantized model while quantizing, and as read
+  // back from disk. 0 without calibration.
   double original_perplexity = 0;
   double quantized_perplexity = 0;
   double read_back_perplexity = 0;
@@ -158,13 +158,13 @@ struct QuantizeReport {
   double cpu_seconds = 0;
   int64_t peak_resident_bytes = 0;
 
-  // Nothing was rounded to nearest for want of tokens or of a usable Hessian.
+  // No Linear was rounded to nearest for lack of tokens or of a usable Hessian.
   bool clean() const;
 };
 
-// What Quantize would need, and what of it is lacking. Reads the calibration rows, measures the
-// machine for a moment, writes nothing. Throws as Quantize does for what else can be known before
-// the start: bad options, an unfit input.
+// The resources that Quantize would need. Reads the calibration rows, benchmarks the machine
+// briefly, writes nothing. Throws as Quantize does for errors that are detectable before the start:
+// bad options, an unsuitable input, too little memory or disk.
 QuantizePlan PlanQuantization(const QuantizeOptions& options);
 
 // Throws kResourceExhausted naming everything that is lacking, as Quantize does before it starts.

@@ -255,7 +255,7 @@ void MappedFile::WillNeed(std::span<const std::byte> range) const {
 
 void MappedFile::DontNeed(std::span<const std::byte> range) const {
   if (range.empty()) return;
-  // Only pages that lie wholly inside: a neighbour's bytes stay.
+  // Only whole pages inside the range, so that neighbouring bytes stay resident.
   const size_t page = PageBytes();
   const auto begin = static_cast<size_t>(range.data() - data_);
   const size_t first = RoundUp(begin, page);
@@ -268,8 +268,7 @@ void MappedFile::ExpectJumps(bool jumps) const {
 }
 
 AtomicFile::AtomicFile(const std::filesystem::path& path) : path_(path) {
-  // Unique among processes and threads, so two writers of one file never mix; whoever renames last
-  // wins.
+  // Unique among processes and threads, so two writers of one file never mix; the last rename wins.
   static std::atomic<unsigned> counter = 0;
   for (int attempt = 0; attempt < 100; ++attempt) {
     temporary_ = path;

@@ -81,10 +81,11 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::filesystem::path& path() const { return path_; }
 
-  // Hints about `range`, which must lie inside bytes(): read it soon; forget its resident pages.
+  // Hints about `range`, which must lie inside bytes(): WillNeed prefetches it, DontNeed drops its
+  // resident pages.
   void WillNeed(std::span<const std::byte> range) const;
   void DontNeed(std::span<const std::byte> range) const;
-  // Whether a few bytes here and there are wanted: then a page is read alone, not its surroundings.
+  // Hint for random access (MADV_RANDOM): a fault then reads one page without readahead.
   void ExpectJumps(bool jumps) const;
 
  private:
@@ -97,8 +98,8 @@ class MappedFile {
 };
 
 // Writes a file so that a reader sees the whole content or none of it: bytes go to a temporary name
-// in the same folder; Commit() flushes to disk and renames. Destroyed without Commit: the temporary
-// goes.
+// in the same folder; Commit() flushes to disk and renames. Destroyed without Commit: removes the
+// temporary file.
 class AtomicFile {
  public:
   explicit AtomicFile(const std::filesystem::path& path);
@@ -115,8 +116,8 @@ class AtomicFile {
   File file_;
 };
 
-// Whether a file of this name is the temporary of an AtomicFile whose process was killed, if none
-// of them is alive.
+// True for names that AtomicFile gives its temporary files. If no process is writing in the folder,
+// such a file is the leftover of a killed one.
 bool IsAtomicFileTemporary(std::string_view name);
 
 // The whole file as text. Throws as MappedFile does.

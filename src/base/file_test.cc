@@ -296,7 +296,7 @@ TEST_F(FileTest, SaysWhatCannotBeWritten) {
   EXPECT_THAT(Listing(), ElementsAre("folder"));  // no temporary stays
 }
 
-// A limit on the size of files stands for a full disk: both come from write() in the same way.
+// A limit on the size of files simulates a full disk: both make write() fail in the same way.
 TEST_F(FileTest, RunsOutOfSpaceWithoutATrace) {
   const auto write_too_much = [&] {
     ::signal(SIGXFSZ, SIG_IGN);

@@ -8,7 +8,7 @@
 namespace nibble {
 namespace {
 
-// What a 16-bit pattern means, from the definition: sign, exponent, fraction.
+// The value of a 16-bit pattern, from the definition: sign, exponent, fraction.
 double Meaning(uint32_t bits, int exponent_bits, int fraction_bits) {
   const int bias = (1 << (exponent_bits - 1)) - 1;
   const uint32_t exponent = (bits >> fraction_bits) & ((1u << exponent_bits) - 1);
@@ -78,7 +78,7 @@ TYPED_TEST(Float16Test, RoundsToNearestAndTiesToEvenBetweenAllNeighbours) {
       const double a =
           Meaning(low, Layout<TypeParam>::kExponentBits, Layout<TypeParam>::kFractionBits);
       double b = Meaning(high, Layout<TypeParam>::kExponentBits, Layout<TypeParam>::kFractionBits);
-      if (std::isinf(b)) {  // overflow counts as if the next power of two were a number
+      if (std::isinf(b)) {  // overflow is rounded as if the next power of two were representable
         const double before = Meaning(sign | (bits - 1), Layout<TypeParam>::kExponentBits,
                                       Layout<TypeParam>::kFractionBits);
         b = a + (a - before);

@@ -16,9 +16,8 @@ namespace {
 constexpr size_t kMaxDepth = 100;
 constexpr size_t kMaxQuoted = 120;  // bytes of a document repeated in a message
 
-// Builds a document in linear time, refusing what nlohmann's own parser lets pass: duplicate keys
-// and deep nesting. (Its ordered objects look for a key by walking all others; hostile files have
-// millions.)
+// Builds a document in linear time, rejecting duplicate keys and deep nesting, which nlohmann's own
+// parser accepts. (Its ordered objects find a key by linear search; hostile files have millions.)
 class Builder : public nlohmann::json_sax<Json> {
  public:
   explicit Builder(const std::string& where) : where_(where) {}
@@ -148,7 +147,7 @@ const Json* Find(const Json& object, std::string_view key, const std::string& wh
 }  // namespace
 
 Json ParseJson(std::string_view text, const std::string& where) {
-  // nlohmann's lexer would take a zero byte for the end of the text and pass over the rest.
+  // nlohmann's lexer would take a zero byte for the end of the text and ignore the rest.
   if (const size_t zero = text.find('\0'); zero != std::string_view::npos) {
     throw Error(ErrorCode::kInvalidData,
                 fmt::format("{}: not valid JSON near byte {}: zero byte", where, zero));

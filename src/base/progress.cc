@@ -12,7 +12,7 @@ namespace {
 
 using std::chrono::steady_clock;
 
-constexpr auto kSilence = std::chrono::seconds(2);  // short work says nothing
+constexpr auto kSilence = std::chrono::seconds(2);  // short work prints nothing
 constexpr auto kOnTerminal = std::chrono::milliseconds(200);
 constexpr auto kElsewhere = std::chrono::seconds(10);
 

@@ -10,8 +10,8 @@ namespace nibble {
 // line on a terminal, prints a line now and then elsewhere. Not thread-safe.
 class Progress {
  public:
-  // `label` says what is going on ("calibrate layer 3/56"), `unit` what is counted ("tokens"; "B"
-  // is written in kB, MB, GB).
+  // `label` names the phase ("calibrate layer 3/56"), `unit` what is counted ("tokens"; "B" is
+  // printed in kB, MB, GB).
   Progress(std::string label, std::string unit, int64_t total);
   ~Progress();
 

@@ -41,7 +41,7 @@ class PythonRandom {
 };
 
 // A counter-based generator (Philox 4x32-10): the value depends only on (key, counter), so a draw
-// can be repeated for any token of any request without a stream to keep in step.
+// can be repeated for any token of any request without the state of a stream.
 std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 2> key, std::array<uint32_t, 4> counter);
 
 }  // namespace nibble

@@ -10,7 +10,7 @@
 
 namespace nibble {
 
-// SHA-256 of bytes that come in pieces.
+// Incremental SHA-256.
 class Sha256Hasher {
  public:
   Sha256Hasher();

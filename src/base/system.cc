@@ -42,7 +42,7 @@ std::optional<int64_t> NumberIn(const std::filesystem::path& path) {
   return ParseInteger(line);  // "max" is no number: no limit
 }
 
-// What one control group leaves: its limit less what it holds and cannot drop.
+// Available memory of one control group: its limit minus its unreclaimable usage.
 int64_t LeftInGroup(const std::filesystem::path& folder, const char* limit_file,
                     const char* usage_file, const char* cache_field) {
   const auto limit = NumberIn(folder / limit_file);
@@ -63,7 +63,7 @@ int64_t LeftInControlGroups() {
     const bool unified = controllers.empty();
     if (!unified && controllers.find("memory") == std::string::npos) continue;
     const std::filesystem::path root = unified ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
-    // A limit may stand at any level; inside a container the path may not be visible, the root is.
+    // Any ancestor may have a limit; inside a container the path may not be visible, only the root.
     std::filesystem::path group = std::filesystem::path(line.substr(second + 1)).relative_path();
     for (;;) {
       left = std::min(left, unified ? LeftInGroup(root / group, "memory.max", "memory.current",

@@ -16,11 +16,11 @@
 #include <immintrin.h>
 #endif
 
-// How a job runs. The caller writes the job, opens the gate and bumps the epoch. Workers that are
-// awake walk through the gate (counting themselves in), take indices until none are left, and walk
-// out. The caller takes indices too, then shuts the gate and waits for those inside. A worker that
-// wakes late finds the gate shut and goes back to sleep: on a busy machine nobody waits for a
-// thread that has done nothing.
+// How a job runs. The caller writes the job, opens the gate and increments the epoch. Workers that
+// are awake enter the gate (a counter), take indices until none are left, and leave. The caller
+// takes indices too, then closes the gate and waits until the counter is zero. A worker that wakes
+// late finds the gate closed and sleeps again: on a busy machine the caller never waits for a
+// thread that has done no work.
 namespace nibble {
 namespace {
 
@@ -35,8 +35,8 @@ void Pause() {
 #endif
 }
 
-// Waits until `word` is no longer `old`: spins for a moment, since the next job of a decode step is
-// microseconds away, then parks.
+// Waits until `word` is no longer `old`: spins for kSpinTime, since the next job of a decode step
+// is microseconds away, then blocks.
 void WaitWhileEqual(const std::atomic<uint32_t>& word, uint32_t old, bool spin) {
   if (spin) {
     const auto deadline = std::chrono::steady_clock::now() + kSpinTime;
@@ -74,7 +74,7 @@ class InsideBody {
 }  // namespace
 
 struct ThreadPool::State {
-  // The job: written by the caller while the gate is shut and empty, read by whoever is inside.
+  // The job: written by the caller while the gate is closed and empty, read by the workers inside.
   const std::function<void(int64_t, int)>* body = nullptr;
   int64_t count = 0;
 
@@ -87,7 +87,7 @@ struct ThreadPool::State {
   std::mutex error_mutex;
   std::exception_ptr error;  // guarded by error_mutex; the first one of the job
 
-  std::vector<std::jthread> workers;  // last: joined before the rest goes
+  std::vector<std::jthread> workers;  // last member: joined before the others are destroyed
 
   void TakeIndices(int thread) {
     const InsideBody inside(this, thread);

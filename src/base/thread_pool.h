@@ -20,9 +20,9 @@ class ThreadPool {
 
   int num_threads() const;
 
-  // Runs body(index, thread) for each index in [0, count), indices handed out in increasing order
-  // to whichever thread is free; `thread` is in [0, num_threads) and may pick a scratch buffer.
-  // Returns when all are done. The first exception thrown by a body is rethrown here.
+  // Runs body(index, thread) for each index in [0, count), assigned dynamically in increasing order
+  // to free threads; `thread` is in [0, num_threads) and may index scratch buffers. Returns when
+  // all are done. The first exception thrown by a body is rethrown here.
   void ParallelFor(int64_t count, const std::function<void(int64_t index, int thread)>& body);
 
   // Whether the calling thread is inside a body that several threads share.

@@ -6,7 +6,7 @@
 
 namespace nibble {
 
-// What a reader of UTF-8 meets first, from the left.
+// The result of scanning text from its start.
 struct Utf8Scan {
   size_t valid_bytes = 0;   // length of the longest prefix of whole, valid characters
   bool incomplete = false;  // the rest is the start of a character that more bytes could finish
@@ -20,7 +20,7 @@ bool IsValidUtf8(std::string_view text);
 // The longest prefix of at most `max_bytes` bytes that does not cut a character. For messages.
 std::string_view Utf8Prefix(std::string_view text, size_t max_bytes);
 
-// Someone else's text (a tensor name, a key) for a message: in double quotes, control characters as
+// Untrusted text (a tensor name, a key) for a message: in double quotes, control characters as
 // \xNN, cut after about 200 bytes.
 std::string Quoted(std::string_view text);
 

@@ -8,7 +8,7 @@
 namespace nibble {
 namespace {
 
-// A code point in UTF-8, by the book.
+// A code point in UTF-8, by the definition.
 std::string Encode(uint32_t point) {
   const auto byte = [](uint32_t value) { return static_cast<char>(static_cast<uint8_t>(value)); };
   if (point < 0x80) return {byte(point)};

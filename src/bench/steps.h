@@ -9,14 +9,14 @@
 
 namespace nibble {
 
-// What a step must do at least, for its roof.
+// The minimum work of a step, for its roofline.
 struct StepWork {
   double weight_bytes = 0;  // read once
   double cache_bytes = 0;   // keys and values of the contexts, read once
   double float_flops = 0;   // multiply-adds with dense weights, two each
   double packed_ops = 0;    // with packed weights
 
-  // The time below which no step can finish on that machine: the larger of reading and computing.
+  // Lower bound of the time of a step: the larger of the times for reading and computing.
   double MinimumSeconds(const cpu::Roofline& roofline, int activation_bits) const;
 };
 
@@ -28,7 +28,7 @@ struct StepShape {
   int64_t total_tokens() const { return sequences * tokens; }
 };
 
-// Of the experts' weights a token reads its own; together the tokens read each expert at most once.
+// A token reads the weights of its own experts; together the tokens read each expert at most once.
 StepWork WorkOfStep(const Checkpoint& checkpoint, const StepShape& shape, DType cache_type);
 
 struct StepReport {

@@ -41,13 +41,13 @@ TEST(BenchSteps, CountsTheWorkOfADenseStep) {
   EXPECT_EQ(decode.packed_ops, 0);
   EXPECT_EQ(decode.cache_bytes, 0);
 
-  // Ten tokens: logits of the last only, and nearly every expert is read by one of them.
+  // Ten tokens: logits of the last only, and nearly every expert is chosen by at least one of them.
   const StepWork prompt = WorkOfStep(checkpoint, {.tokens = 10}, DType::kF32);
   EXPECT_DOUBLE_EQ(prompt.float_flops, 2 * (10 * (kAttention + 2 * kExpert + kRouter) + kHead));
   EXPECT_NEAR(prompt.weight_bytes, 2 * (kAttention + 4 * kExpert + kRouter + kHead),
               2 * 4 * kExpert / 1000);
 
-  // Ten sequences of one token: as many tokens, but each wants its logits and has its own context.
+  // Ten sequences of one token: as many tokens, but each has logits and a context of its own.
   const StepWork batch =
       WorkOfStep(checkpoint, {.sequences = 10, .tokens = 1, .context = 7}, DType::kBF16);
   EXPECT_DOUBLE_EQ(batch.float_flops, prompt.float_flops + 9 * 2 * kHead);

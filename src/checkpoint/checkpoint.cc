@@ -94,7 +94,7 @@ Index ReadIndex(const fs::path& path) {
       throw Invalid(where, fmt::format("weight_map: {}: expected a file name", Quoted(name)));
     }
     auto text = file.get<std::string>();
-    // The shards lie beside the index: a path elsewhere is a mistake or an attack.
+    // Shards must be in the directory of the index: any other path is a mistake or an attack.
     if (text.empty() || text == "." || text == ".." || text.find('/') != std::string::npos ||
         text.find('\0') != std::string::npos) {
       throw Invalid(where, fmt::format("weight_map: {}: {} is not a plain file name", Quoted(name),
@@ -102,7 +102,7 @@ Index ReadIndex(const fs::path& path) {
     }
     result.files.emplace(name, std::move(text));
   }
-  // Old writers put a float here, others nothing: whatever is no integer does not count.
+  // Some old writers put a float here, or nothing: ignored unless it is an integer.
   const Json metadata = index.value("metadata", Json());
   const Json size = metadata.is_object() ? metadata.value("total_size", Json()) : Json();
   if (size.is_number_integer()) result.total_size = size.get<int64_t>();
@@ -129,8 +129,7 @@ struct Checkpoint::State {
   FileOfTensor strays;  // where a shard holds a tensor that the index does not place there
   int64_t total_bytes = 0;
 
-  // Tensors of files whose header was not padded, copied on first use to where their type may
-  // stand.
+  // Aligned copies, made on first use, of tensors in files whose header was not padded.
   std::mutex copies_mutex;
   std::map<std::string, Tensor, std::less<>> copies;  // guarded by copies_mutex
 
@@ -240,7 +239,7 @@ Checkpoint::Checkpoint(const fs::path& directory) : state_(std::make_unique<Stat
   state.quant_config = ParseQuantConfig(state.config.raw, config_path);
   if (state.quant_config) WarnOfWhatIsNotApplied(*state.quant_config, config_path);
 
-  // As transformers does: the single file goes before the index.
+  // As in transformers, the single file takes precedence over the index.
   if (fs::exists(directory / kSingleFile)) {
     state.AddShard(kSingleFile);
     return;
@@ -386,7 +385,7 @@ PackedView Checkpoint::GetPacked(std::string_view module, int64_t rows, int64_t 
   if (config.act_order == ActOrder::kGroup) {
     const TensorView g_idx = get("weight_g_idx", {DType::kI32}, {cols});
     const std::span<const int32_t> groups_of = g_idx.As<int32_t>();
-    // The library's mark for "never set": the groups follow the columns.
+    // -1 is compressed-tensors' value for "never set": groups are consecutive columns.
     const bool unset = std::find(groups_of.begin(), groups_of.end(), -1) != groups_of.end();
     for (size_t col = 0; !unset && col < groups_of.size(); ++col) {
       if (groups_of[col] < 0 || groups_of[col] >= groups) {

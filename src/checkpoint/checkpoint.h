@@ -28,8 +28,8 @@ struct TensorInfo {
 // concurrently.
 class Checkpoint {
  public:
-  // The index, where there is one, decides what belongs to the checkpoint and where it is. Throws
-  // kNotFound / kInvalidData naming the missing shard, the shard that is damaged, and so on.
+  // Throws kNotFound / kInvalidData naming the missing shard, the tensor in the index that its
+  // shard lacks, the tensor in two shards, and so on.
   explicit Checkpoint(const std::filesystem::path& directory);
   ~Checkpoint();
   Checkpoint(Checkpoint&&) noexcept;
@@ -61,12 +61,12 @@ class Checkpoint {
   bool IsPacked(std::string_view module) const;
 
   int64_t total_bytes() const;  // of tensor data
-  // What the index calls its total_size: informative, never relied on. None without an index.
+  // total_size of the index: informative, never relied on. nullopt without an index.
   std::optional<int64_t> declared_bytes() const;
   int64_t num_shards() const;
   const std::vector<MappedFile>& shards() const;  // in the order of their names
 
-  // Tells the system that the pages of `view` will be wanted soon, or not again for now.
+  // Hints to the kernel: WillNeed prefetches the pages of `view`, DontNeed drops them.
   void WillNeed(const TensorView& view) const;
   void DontNeed(const TensorView& view) const;
 

@@ -70,7 +70,7 @@ class CheckpointTest : public ::testing::Test {
     WriteTextFile(Path("model.safetensors.index.json"), Json({{"weight_map", map}}).dump());
   }
 
-  // What opening says, less the folder's name.
+  // The error message of opening, without the folder's name.
   std::string OpeningError(ErrorCode code) const {
     std::string message = ErrorOf(code, [this] { Checkpoint{Path()}; });
     EXPECT_THAT(message, HasSubstr(directory_.path().string()));
@@ -306,7 +306,7 @@ TEST_F(CheckpointTest, CopiesMisalignedTensorsWhenTheyAreUsed) {
     EXPECT_THAT(checkpoint.Get("a").As<float>(), ElementsAre(0.25f, -3.0f));
     EXPECT_EQ(checkpoint.Get("a").data(), checkpoint.Get("a").data());
     EXPECT_EQ(checkpoint.Get("b").As<uint8_t>()[0], 'u');
-    checkpoint.WillNeed(checkpoint.Get("a"));  // copies are let alone
+    checkpoint.WillNeed(checkpoint.Get("a"));  // copies are unaffected
     checkpoint.DontNeed(checkpoint.Get("a"));
     EXPECT_THAT(checkpoint.Get("a", {2}).As<float>(), ElementsAre(0.25f, -3.0f));
 
@@ -520,7 +520,7 @@ TEST(Checkpoint, NamesTheFirstMissingShardOfAnEmptyDownload) {
               HasSubstr("model-00001-of-00059.safetensors: no such file"));
 }
 
-// The published name of a module that llm-compressor 0.14 spells its own way.
+// The published name of a module under its llm-compressor 0.14 name.
 std::string PublishedName(std::string module) {
   for (const auto& [newer, published] :
        {std::pair{"gate_proj", "w1"}, {"up_proj", "w3"}, {"down_proj", "w2"}}) {

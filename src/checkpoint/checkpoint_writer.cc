@@ -190,7 +190,7 @@ void CheckpointWriter::State::LoadLedger(const CheckpointWriterOptions& options,
   if (whole_bytes < text.size()) ledger.Truncate(static_cast<int64_t>(whole_bytes));
 }
 
-// Room for the shards that are not there yet: those that are have all their space reserved.
+// Checks space for the shards that do not exist yet: existing ones have all their space reserved.
 void CheckpointWriter::State::CheckDiskSpace() const {
   int64_t needed = 0;
   for (size_t shard = 0; shard < shards.size(); ++shard) {
@@ -204,7 +204,7 @@ void CheckpointWriter::State::CheckDiskSpace() const {
                           FormatBytes(free)));
 }
 
-// What a kill left of small files being written.
+// Temporary files that a killed run left behind.
 std::vector<fs::path> CheckpointWriter::State::KilledTemporaries() const {
   std::vector<fs::path> paths;
   for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {

@@ -22,15 +22,15 @@ struct TensorPlan {
   Shape shape;
 };
 
-// What is written in one transaction: a decoder layer, or what lies outside the layers.
+// The tensors written in one transaction: a decoder layer, or tensors outside the layers.
 struct UnitPlan {
   std::string name;  // unique
   std::vector<TensorPlan> tensors;
 };
 
-// Where every tensor goes: a pure function of the units and the shard size. Units fill shards
+// The layout of the output: a pure function of the units and the shard size. Units fill shards
 // greedily in order and are never split; a unit larger than the limit has a shard to itself. Inside
-// a shard tensors lie by descending alignment, then name.
+// a shard tensors are sorted by descending alignment, then name.
 struct ShardPlan {
   std::string file;  // "model.safetensors", or "model-00002-of-00015.safetensors"
   int64_t first_unit = 0;
@@ -67,7 +67,7 @@ class CheckpointWriter {
 
   int64_t num_units() const;
   int64_t num_done() const;  // units are done in order: [0, num_done())
-  // What WriteUnit was given for a done unit.
+  // The note that WriteUnit was given for a done unit.
   const Json& note(int64_t unit) const;
 
   // Writes the next unit (index num_done()); `tensors` in the plan's order, types and shapes equal
@@ -77,7 +77,7 @@ class CheckpointWriter {
   // A tensor of a done unit, mapped from its shard. Lives as long as this object.
   TensorView Read(const std::string& name) const;
 
-  // Forgets the resident pages of a view from Read; they come back from the file when touched.
+  // Drops the resident pages of a view from Read; they are read again from the file when accessed.
   void DontNeed(const TensorView& view) const;
 
   // After the last unit: renames the remaining shards, then writes `files` (name → content;

@@ -154,8 +154,8 @@ TEST_F(CheckpointWriterTest, ResumedBytesEqualUninterruptedOnes) {
   }
 }
 
-// A child writes, and is killed with no warning after a random moment; the next one continues.
-// Small files torn between their temporary and their name are part of it.
+// A child writes and is killed with SIGKILL after a random time; the next one resumes. This
+// includes kills between writing and renaming the small files.
 TEST_F(CheckpointWriterTest, SurvivesKillsAtAnyMoment) {
   {
     CheckpointWriter writer(Options("whole"), units_);
@@ -184,7 +184,7 @@ TEST_F(CheckpointWriterTest, SurvivesKillsAtAnyMoment) {
       if (done) {
         EXPECT_EQ(WEXITSTATUS(status), 0) << name;
       }
-      // Killed after the last step, with nothing left to do.
+      // Killed after the last step: the output is complete.
       const bool complete = fs::exists(root_ / name / "config.json") &&
                             !fs::exists(root_ / name / "nibble-resume.jsonl");
       kills += done ? 0 : 1;

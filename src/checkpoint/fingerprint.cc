@@ -17,7 +17,7 @@ constexpr size_t kSampleBytes = 64;
 
 std::string NameOf(const MappedFile& shard) { return shard.path().filename().string(); }
 
-// Length and JSON; Checkpoint has found them to lie inside the file.
+// Length and JSON, which Checkpoint has checked to be inside the file.
 std::span<const std::byte> HeaderOf(const MappedFile& shard) {
   size_t length = 0;
   for (size_t i = 0; i < 8; ++i) length |= std::to_integer<size_t>(shard.bytes()[i]) << (8 * i);
@@ -44,7 +44,7 @@ std::string SampleDigest(const Checkpoint& checkpoint) {
     const std::span<const std::byte> bytes = tensor.bytes();
     const size_t size = std::min(kSampleBytes, bytes.size());
     hasher.Add(bytes.subspan((bytes.size() - size) / 2, size));
-    checkpoint.DontNeed(tensor);  // the system maps the neighbourhood of a page that is touched
+    checkpoint.DontNeed(tensor);  // drops the pages that the kernel has mapped around the sample
   }
   for (const MappedFile& shard : checkpoint.shards()) shard.ExpectJumps(false);
   return hasher.Finish();

@@ -10,12 +10,12 @@
 namespace nibble {
 namespace {
 
-// Far above any model, far below overflow of a product of two.
+// Far above any model, and products of two do not overflow.
 constexpr int64_t kMaxDimension = int64_t{1} << 24;
 constexpr int64_t kMaxCount = int64_t{1} << 16;  // layers, heads, experts
 constexpr auto kMaxParameters = static_cast<__int128>(1'000'000'000'000'000);
 
-// One document and its name, for errors that say both.
+// One document and its name, for error messages.
 class Reader {
  public:
   Reader(const Json& config, const std::string& where) : config_(config), where_(where) {}
@@ -72,7 +72,7 @@ std::optional<DType> ReadDType(const Json& config, const std::string& where) {
 }
 
 // transformers 4: rope_theta, and rope_scaling null or a dict; transformers 5: both in one dict,
-// rope_parameters. A file may carry several; whatever bends the angles must be the default.
+// rope_parameters. A file may have several; every kind of scaling must be the default.
 double ReadRopeTheta(const Json& config, const Reader& reader, const std::string& where) {
   constexpr double kFamilyDefault = 1e6;
   double theta = GetOr<double>(config, "rope_theta", kFamilyDefault, where);

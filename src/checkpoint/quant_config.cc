@@ -64,7 +64,7 @@ ActOrder ReadActOrder(const Json& weights, const std::string& where) {
   throw Unsupported(where, "actorder: expected null, group or weight, found " + Shown(*value));
 }
 
-// -1 for one scale a row. The strategy may be left out: the group size tells.
+// -1 for one scale a row. The strategy may be absent: it follows from the group size.
 int64_t ReadGroupSize(const Json& weights, const std::string& where) {
   const bool has_size = Find(weights, "group_size") != nullptr;
   const auto size = GetOr<int64_t>(weights, "group_size", 0, where);

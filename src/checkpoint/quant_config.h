@@ -18,7 +18,7 @@ struct QuantConfig {
   int bits = 4;
   int64_t group_size = 128;  // -1: one scale per row (strategy "channel")
   bool symmetric = true;
-  ActOrder act_order = ActOrder::kNone;  // kStatic is written as null: nothing in the file differs
+  ActOrder act_order = ActOrder::kNone;  // kStatic is written as null: same tensors as kNone
   std::string observer = "minmax";
   // Entries as ModulePattern reads them; a target may also name a class, "Linear". Not compiled,
   // for no reader needs them: which Linears are quantized is told by their tensors.

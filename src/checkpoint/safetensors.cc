@@ -26,8 +26,8 @@ Error Invalid(const std::string& where, const std::string& what) {
   return Error(ErrorCode::kInvalidData, where + ": " + what);
 }
 
-// Reads the header's JSON as events, so that neither a document tree nor quadratic key look-ups
-// stand between a hostile file and us:
+// Reads the header's JSON as events (SAX), without a document tree or quadratic key look-ups, which
+// hostile files could exploit:
 //
 //   { NAME: { "dtype": STRING, "shape": [INT…], "data_offsets": [INT, INT] }…,
 //     "__metadata__": { STRING: STRING… } }
@@ -146,7 +146,7 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
  private:
   enum class Place { kStart, kTop, kMetadata, kTensor, kShape, kOffsets, kEnd };
 
-  // What has been read of the tensor at hand.
+  // The fields of the current tensor read so far.
   struct Tensor {
     DType dtype = DType::kF32;
     std::string foreign_type;
@@ -226,7 +226,7 @@ void CheckNamesDiffer(const SafetensorsHeader& header, const std::string& where)
   }
 }
 
-// Tensors must cover the data buffer exactly: sorts them by place and walks along.
+// Tensors must cover the data buffer exactly: sorts them by offset and compares neighbours.
 void CheckCoverage(SafetensorsHeader& header, int64_t data_size, const std::string& where) {
   std::vector<SafetensorsEntry>& entries = header.entries;
   std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) {
@@ -279,7 +279,7 @@ SafetensorsHeader ParseSafetensorsHeader(std::span<const std::byte> file, int64_
   const auto* text = reinterpret_cast<const char*>(file.data()) + kLengthBytes;
   if (length == 0 || text[0] != '{') throw Invalid(where, "header does not begin with '{'");
 
-  // The JSON parser would take a zero byte for the end of its input and pass over the rest.
+  // The JSON parser would take a zero byte for the end of its input and ignore the rest.
   if (const void* zero = std::memchr(text, 0, length)) {
     throw Invalid(where, fmt::format("header is not valid JSON near byte {}: zero byte",
                                      static_cast<const char*>(zero) - text));
@@ -313,7 +313,7 @@ std::string LayOutSafetensors(std::vector<SafetensorsEntry>& entries) {
                     Json(entry.name).dump(), DTypeName(entry.dtype), dims, entry.begin, entry.end);
   }
   json += '}';
-  // Equal names have equal places only within one element size; compare them all.
+  // Equal names are adjacent only within one element size, so all names are compared.
   std::vector<const std::string*> names;
   names.reserve(entries.size());
   for (const SafetensorsEntry& entry : entries) names.push_back(&entry.name);

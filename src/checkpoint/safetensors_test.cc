@@ -29,7 +29,7 @@ std::string File(const std::string& json, size_t data_bytes) {
 }
 
 SafetensorsHeader Parse(const std::string& bytes) {
-  // A copy of the exact size, so that the sanitizer sees the first byte read too far.
+  // A copy of the exact size, so that the sanitizer detects a read past the end.
   const std::vector<std::byte> exact(
       reinterpret_cast<const std::byte*>(bytes.data()),
       reinterpret_cast<const std::byte*>(bytes.data() + bytes.size()));
@@ -295,7 +295,7 @@ TEST(ParseSafetensorsHeader, SurvivesMutations) {
                   error.code() == ErrorCode::kUnsupported);
     }
   }
-  EXPECT_GT(accepted, 100);  // letters of names may change
+  EXPECT_GT(accepted, 100);  // a mutation may change just a name
   EXPECT_LT(accepted, 10'000);
 }
 

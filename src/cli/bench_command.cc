@@ -9,7 +9,7 @@
 #include "bench/steps.h"
 #include "cli/command.h"
 
-// Every figure beside the roof that was measured in the same run on the same threads.
+// Prints every figure beside the roofline measured in the same run on the same threads.
 namespace nibble {
 namespace {
 

@@ -8,7 +8,7 @@ namespace nibble {
 
 namespace {
 
-// Lets cuda and cuda:N through: MakeBackend says why they do not compute yet, and what to do.
+// Accepts cuda and cuda:N, for which MakeBackend throws an error with the reason and the remedy.
 std::string CheckBackendName(std::string& name) {
   if (name == "cuda" || name.starts_with("cuda:")) return "";
   return CLI::IsMember({"cpu", "reference"})(name);

@@ -10,9 +10,8 @@
 #include "cli/output.h"
 #include "tensor/dtype.h"
 
-// How a command joins the program: AddFooCommand(app, run) declares the subcommand with its flags
-// and, when it is the one chosen, leaves in `run` what main() shall call after parsing. The
-// pattern:
+// How to add a command: AddFooCommand(app, run) declares the subcommand with its flags and, if it
+// is chosen, sets `run` to the function that main() calls after parsing. The pattern:
 //
 //   void AddFooCommand(CLI::App& app, RunCommand& run) {
 //     auto options = std::make_shared<FooOptions>();
@@ -35,7 +34,7 @@ enum ExitStatus : int {
   kExitUsage = 2,        // a flag or argument
   kExitUnsupported = 3,  // well formed, but something nibble does not do
   kExitResources = 4,    // not enough memory or disk
-  kExitFindings = 5,     // it ran, and found what --strict or verify was asked to find
+  kExitFindings = 5,     // it ran, and --strict or verify found something
   kExitInternal = 70,    // a bug in nibble
   kExitInterrupted = 130,
 };
@@ -60,7 +59,7 @@ void AddDeviceOptions(CLI::App& command, DeviceOptions& options);
 void AddThreadsOption(CLI::App& command, int& threads);
 void AddActivationsOption(CLI::App& command, DeviceOptions& options);
 void AddJsonFlag(CLI::App& command, bool& json);
-// --kv-cache-dtype, and what its value means.
+// --kv-cache-dtype, and the type that its value names.
 void AddKvCacheOption(CLI::App& command, std::string& name);
 DType KvCacheType(const std::string& name);
 

@@ -4,7 +4,8 @@
 
 #include "cli/command.h"
 
-// Completion scripts are made from the very flags the program declares, so they cannot fall behind.
+// Completion scripts are generated from the flags that the program declares, so they are always
+// complete.
 namespace nibble {
 namespace {
 

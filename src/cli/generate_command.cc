@@ -78,8 +78,8 @@ class Streamer {
   }
 
  private:
-  std::vector<std::string> heads_;  // what stands before each answer
-  std::vector<std::string> texts_;  // of those that wait
+  std::vector<std::string> heads_;  // printed before each answer
+  std::vector<std::string> texts_;  // buffered text of later answers
   std::vector<bool> finished_;
   size_t current_ = 0;
 };
@@ -95,7 +95,7 @@ class Stopwatch {
   double seconds() const { return Since(start_, std::chrono::steady_clock::now()); }
   double first_token_seconds() const { return tokens_ == 0 ? 0 : Since(start_, first_); }
   int64_t tokens() const { return tokens_; }
-  // Of the tokens after the first, before which most of the prompt work lies.
+  // Rate of the tokens after the first; prefill comes before that one.
   double tokens_per_second() const {
     const double rest = seconds() - first_token_seconds();
     return tokens_ > 1 && rest > 0 ? static_cast<double>(tokens_ - 1) / rest : 0;
@@ -112,7 +112,8 @@ class Stopwatch {
   int64_t tokens_ = 0;
 };
 
-// What --messages names: a list of {"role", "content"} objects, or an object with "messages".
+// Reads the file of --messages: a list of {"role", "content"} objects, or an object with
+// "messages".
 Json ReadMessages(const std::string& path) {
   Json document = ReadJsonFile(path);
   if (document.is_object() && document.contains("messages")) document = document["messages"];

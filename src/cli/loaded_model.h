@@ -11,7 +11,7 @@
 
 namespace nibble {
 
-// A checkpoint directory made ready to run: what every command that computes needs.
+// A checkpoint, its backend and its model, loaded for the commands that compute.
 class LoadedModel {
  public:
   // `max_tokens` bounds a step.
@@ -25,7 +25,7 @@ class LoadedModel {
   // Loaded on first use: some commands work on token ids alone.
   const Tokenizer& tokenizer();
 
-  // Encodes, and refuses ids the model's vocabulary does not have.
+  // Encodes, and rejects ids outside the model's vocabulary.
   std::vector<int32_t> Encode(const std::string& text, bool add_special_tokens);
 
   // End-of-sequence ids of config.json and generation_config.json.

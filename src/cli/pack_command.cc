@@ -45,7 +45,7 @@ int RunPack(const PackOptions& options) {
   CheckOut(file, checkpoint, options.force);
   const auto backend = MakeBackend("cpu", {.threads = options.threads, .instruction_set = {}});
   const int64_t bytes = WritePackedWeights(checkpoint, *backend, file);
-  // What was written is read back: its header, its places, its source.
+  // Reads the file back and checks its header, offsets and source.
   const PackedWeights written(file, checkpoint, *backend);
 
   const double seconds =

@@ -22,7 +22,7 @@ struct VerifyOptions {
   bool json = false;
 };
 
-// The packed weights beside the checkpoint, every byte, if there are any.
+// Compares every byte of the packed weights beside the checkpoint, if there are any.
 std::optional<Finding> VerifyPacked(const Checkpoint& checkpoint) {
   const std::filesystem::path file = checkpoint.directory() / PackedWeights::kFileName;
   if (!std::filesystem::exists(file)) return std::nullopt;

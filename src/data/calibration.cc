@@ -35,7 +35,7 @@ const std::string& Column(const Row& row, const std::string& name) {
   return cell->get_ref<const std::string&>();
 }
 
-// What a row says, as the model shall read it. Source: docs/formats.md#calibration-rows.
+// The text of a row, as the model reads it. Source: docs/formats.md#calibration-rows.
 std::string TextOf(const Row& row, const CalibrationOptions& options,
                    const ChatTemplate* chat_template) {
   if (options.chat) {

@@ -9,7 +9,7 @@
 namespace nibble {
 namespace {
 
-// Takes a file's characters one by one and gathers them into the fields of a record.
+// A state machine: takes a file's characters one by one and collects the fields of a record.
 class Record {
  public:
   enum class Result { kMore, kComplete, kBadQuote };
@@ -37,7 +37,7 @@ class Record {
         }
         return Result::kMore;
       case State::kQuoteSeen:
-        if (c == '"') {  // a doubled one
+        if (c == '"') {  // a doubled quote
           field_ += c;
           state_ = State::kQuoted;
           return Result::kMore;

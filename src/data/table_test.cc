@@ -130,7 +130,7 @@ TEST_F(TableTest, ADamagedParquetFileIsAnErrorWhereverTheDamageIs) {
     std::string damaged = whole;
     damaged[at] = static_cast<char>(damaged[at] ^ 0x55);
     try {
-      Rows("damaged.parquet", damaged);  // a changed letter of a text cannot be noticed
+      Rows("damaged.parquet", damaged);  // a changed letter of a text is not detectable
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::kInvalidData);
       EXPECT_THAT(error.what(), HasSubstr("damaged.parquet: "));

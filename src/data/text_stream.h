@@ -9,8 +9,8 @@
 
 namespace nibble {
 
-// A text file read from front to back in constant memory. The end of the name says how it is
-// compressed: .gz, .zst, or not at all.
+// A text file read sequentially in constant memory. The extension determines the compression: .gz,
+// .zst, or none.
 class TextStream {
  public:
   explicit TextStream(const std::filesystem::path& path);  // throws kNotFound, kIo
@@ -34,7 +34,7 @@ class TextStream {
   struct Source;
   std::unique_ptr<Source> source_;
   std::string buffer_;     // of NextChunk
-  std::string_view rest_;  // what NextLine has not looked at
+  std::string_view rest_;  // not yet scanned by NextLine
   std::string line_;       // a line that crosses chunks
   int64_t line_number_ = 0;
 };

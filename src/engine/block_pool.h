@@ -6,13 +6,13 @@
 
 namespace nibble {
 
-// Bookkeeping of KV blocks: who is free, and how many hold each of the others. Invariant: free +
-// held = all; a block is freed with its last holder. One thread.
+// Bookkeeping of KV blocks: the free ones, and a reference count for each of the others. Invariant:
+// free + held = all; a block is freed with its last holder. One thread.
 class BlockPool {
  public:
   explicit BlockPool(int64_t num_blocks);
 
-  std::optional<int32_t> Allocate();  // held once; nullopt: none is free
+  std::optional<int32_t> Allocate();  // with one holder; nullopt: none is free
   void Share(int32_t block);          // one holder more
   void Release(int32_t block);        // one fewer
 

@@ -26,14 +26,15 @@ int64_t MaxOutput(const GenerationRequest& request, const ModelSpec& spec) {
 
 uint64_t SeedOf(const SamplingParams& params, uint64_t run_seed, size_t index) {
   if (params.seed) return static_cast<uint64_t>(*params.seed);
-  // Draws have zeros in the upper half of their counter: a one there keeps seeds apart from them.
+  // UniformDraw() leaves counter words 2 and 3 at zero; word 2 = 1 gives seeds a stream of their
+  // own.
   const std::array<uint32_t, 4> block = Philox4x32(
       {static_cast<uint32_t>(run_seed), static_cast<uint32_t>(run_seed >> 32)},
       {static_cast<uint32_t>(index), static_cast<uint32_t>(uint64_t{index} >> 32), 1, 0});
   return uint64_t{block[0]} << 32 | block[1];
 }
 
-// Refuses what could never run.
+// Rejects requests that could never run.
 void CheckRequests(const Model& model, const Tokenizer* tokenizer,
                    std::span<const GenerationRequest> requests, const GeneratorOptions& options) {
   const ModelSpec& spec = model.spec();
@@ -188,7 +189,7 @@ class Run {
     if (callback_) callback_({.request = request, .token = -1, .delta = delta, .finished = true});
   }
 
-  // Books a token, turns it into text and decides whether the request ends with it.
+  // Records a token, detokenizes it and decides whether the request ends with it.
   void Accept(size_t request, const Sampled& sampled) {
     const SamplingParams& params = requests_[request].params;
     Generation& result = results_[request];
@@ -227,7 +228,7 @@ class Run {
   std::vector<Generation> results_;
   std::vector<std::optional<Detokenizer>> detokenizers_;
 
-  // Of one step: requests that yield a token, what the choice depends on, what was chosen.
+  // Of one step: the requests that get a token, their logits, the sampled tokens.
   std::vector<size_t> yielding_;
   std::vector<SamplingRow> rows_;
   std::vector<Sampled> sampled_;

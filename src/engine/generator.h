@@ -33,15 +33,14 @@ struct GeneratorOptions {
   int64_t max_batch_tokens = 512;     // tokens a step; longer prompts are cut into chunks
   int64_t max_sequences = 64;         // running at once
   int64_t block_size = kKvBlockSize;  // tokens a KV block
-  // KV blocks; 0: as many as the requests could ever hold at once, within nine tenths of free
-  // memory.
+  // KV blocks; 0: as many as the requests could hold at once, within nine tenths of free memory.
   int64_t num_blocks = 0;
   DType kv_dtype = DType::kF32;
   std::vector<int32_t> end_ids = {};  // end-of-sequence ids
   uint64_t seed = 0;                  // of requests without one: request i draws by (seed, i)
 };
 
-// One more token of a request, in the order they come about; or its failure, without a token.
+// One more token of a request, in the order of generation.
 struct GenerationEvent {
   size_t request = 0;      // index
   int32_t token = -1;      // -1: the request has failed
@@ -51,10 +50,9 @@ struct GenerationEvent {
 using GenerationCallback = std::function<void(const GenerationEvent& event)>;
 
 // Runs requests together over the paged KV cache as Scheduler plans: every step decodes all running
-// sequences and fills the rest of its token budget with prompt chunks. What a request yields
-// depends on nothing but the request and its index (for a backend that keeps its promise about
-// rows): not on its mates, chunks, blocks or preemptions. A request whose logits are not finite
-// ends with an error of its own; the others go on.
+// sequences and fills the rest of its token budget with prompt chunks. The result of a request
+// depends only on the request and its index (for a backend that keeps its promise about rows): not
+// on batch mates, chunks, blocks or preemptions.
 //
 // `tokenizer` may be null: then there is no text, and stop strings are refused. Throws
 // kInvalidArgument for bad parameters or a prompt that cannot fit, and kResourceExhausted where the

@@ -70,7 +70,7 @@ std::vector<std::vector<int32_t>> TokensOf(Model& model,
   return tokens;
 }
 
-// One token at a time, the whole sequence run anew for each: what generation means.
+// The definition of generation: one token at a time, running the whole sequence again for each.
 std::vector<int32_t> GenerateSlowly(Model& model, const GenerationRequest& request) {
   Sampler sampler;
   std::vector<int32_t> tokens = request.prompt;
@@ -116,7 +116,7 @@ TEST_P(GeneratorOn, TokensDoNotDependOnHowStepsAreCut) {
   for (const int64_t block_size : {1, 5, 64}) {
     EXPECT_EQ(TokensOf(*model, requests, {.block_size = block_size}), expected);
   }
-  // The largest request takes six blocks; a pool that small preempts all the time.
+  // The largest request takes six blocks, so such small pools preempt frequently.
   for (const int64_t num_blocks : {6, 8, 11}) {
     EXPECT_EQ(TokensOf(*model, requests, {.block_size = 16, .num_blocks = num_blocks}), expected);
   }

@@ -31,7 +31,8 @@ void Scheduler::ReleaseBlocks(Sequence& sequence) {
   }
 }
 
-// Gives the sequence blocks for all the tokens it has; false when the pool runs dry on the way.
+// Allocates blocks for all tokens of the sequence; false if the pool runs out (it keeps those
+// already allocated).
 bool Scheduler::Reserve(Sequence& sequence) {
   const int64_t needed =
       BlocksFor(static_cast<int64_t>(sequence.tokens.size()), limits_.block_size);
@@ -92,7 +93,7 @@ std::span<const Chunk> Scheduler::Plan() {
   budget_ = limits_.max_step_tokens;
   const int64_t preemptions_before = num_preemptions_;
   PlanRunning();
-  // Who was just sent away must not come back in the same breath.
+  // A sequence preempted by this plan must not be admitted again by the same plan.
   if (num_preemptions_ == preemptions_before) PlanWaiting();
   NIBBLE_CHECK(!plan_.empty() || idle());
   return plan_;

@@ -17,7 +17,7 @@ struct SchedulerLimits {
   int64_t block_size = kKvBlockSize;  // tokens a KV block
 };
 
-// The running state of a request: its prompt, then what was generated.
+// The running state of a request: its prompt, then the generated tokens.
 struct Sequence {
   std::vector<int32_t> tokens;
   int64_t num_computed = 0;  // tokens whose keys and values lie in its blocks
@@ -35,16 +35,16 @@ struct Chunk {
   bool wants_token = false;
 };
 
-// Decides which tokens run in which step, and who holds which KV blocks. Policy only: knows no
-// model, no clock, no text, so it can be simulated.
+// Decides which tokens run in which step, and which sequence holds which KV blocks. Policy only: no
+// model, clock or text is involved, so it can be simulated.
 //
-// There are no phases: each step brings sequences nearer to having all their tokens computed.
-// Running sequences come first, oldest first, then new ones, within the token budget. A sequence is
-// let in when all the tokens it has find blocks, and takes them at once; so only the youngest can
-// be in the middle of its prompt, and decodes always come before prompts. When blocks run out, the
-// youngest sequence is preempted: it gives back its blocks, goes to the head of the queue and is
-// computed again later. So the oldest always gets on, and since nobody is added who would not fit
-// alone, everyone finishes.
+// Continuous batching with chunked prefill, without separate phases: each step computes pending
+// tokens of sequences within the token budget, first those of running sequences, oldest first, then
+// those of waiting ones. A sequence is admitted when there are free blocks for all its tokens, and
+// it allocates them at once; so only the youngest can have part of its prompt pending, and decodes
+// always precede prompts. When blocks run out, the youngest sequence is preempted: it releases its
+// blocks, returns to the head of the queue and is computed again later. So the oldest always
+// progresses, and since every added sequence fits the pool alone, all sequences finish.
 //
 // Not thread-safe.
 class Scheduler {
@@ -65,7 +65,8 @@ class Scheduler {
   // The plan was run and gave these tokens, one for each chunk with wants_token, in order.
   void Commit(std::span<const int32_t> tokens);
 
-  // Forgets a sequence, finished or not, between a Commit and the next Plan.
+  // Removes a sequence, finished or not, and releases its blocks; only between a Commit and the
+  // next Plan.
   void Remove(int64_t id);
 
   bool idle() const { return sequences_.empty(); }

@@ -103,16 +103,16 @@ TEST(Scheduler, TheYoungestPreemptsItselfWhenOlderOnesHoldAll) {
   EXPECT_EQ(pool.num_free(), 2);
 }
 
-// What a model would say next: a function of all tokens so far.
+// A stand-in for a model: the next token is a function of all tokens so far.
 int32_t NextToken(const std::vector<int32_t>& tokens) {
   uint32_t hash = 2166136261u;
   for (const int32_t token : tokens) hash = (hash ^ static_cast<uint32_t>(token)) * 16777619u;
   return static_cast<int32_t>(hash % 1000);
 }
 
-// Random arrivals, lengths, aborts and tiny pools. After every step: the books balance, no slot is
-// written twice, budgets hold; and at the end everyone got what he would have got alone. Counts the
-// preemptions on the way.
+// Random arrivals, lengths, aborts and tiny pools. After every step: free + held = all blocks, no
+// slot is written twice, budgets hold; at the end every sequence has the tokens that it would have
+// alone. Adds up the preemptions.
 void Simulate(uint32_t seed, int64_t& num_preemptions) {
   SCOPED_TRACE(seed);
   std::mt19937 random(seed);
@@ -131,7 +131,7 @@ void Simulate(uint32_t seed, int64_t& num_preemptions) {
     bool done = false;
   };
   std::vector<Request> requests;
-  // What a KV cache would hold: (block, slot) → the token written there and its position.
+  // A simulated KV cache: (block, slot) → the token written there and its position.
   std::map<std::pair<int32_t, int64_t>, std::pair<int32_t, int64_t>> cache;
   const int64_t total = pick(1, 30);
   int64_t steps = 0;
@@ -159,7 +159,7 @@ void Simulate(uint32_t seed, int64_t& num_preemptions) {
         ASSERT_TRUE(written.insert(slot).second);
         cache[slot] = {sequence.tokens[static_cast<size_t>(position)], position};
       }
-      // All of its context is where its blocks say.
+      // Its whole context is in the slots of its blocks.
       for (int64_t position = 0; position < chunk.first + chunk.count; ++position) {
         const std::pair slot(sequence.blocks.at(static_cast<size_t>(position / limits.block_size)),
                              position % limits.block_size);

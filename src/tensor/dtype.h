@@ -6,8 +6,8 @@
 
 namespace nibble {
 
-// Element types as safetensors names them. kF8E4M3 and the unsigned types are carried, not computed
-// with.
+// Element types as safetensors names them. kF8E4M3 and the unsigned types can be copied, but not
+// converted or computed with.
 enum class DType {
   kBool,
   kU8,

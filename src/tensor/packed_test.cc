@@ -132,7 +132,7 @@ TEST(PackZeroPoints, EqualsPackingTheTranspose) {
   }
 }
 
-// A random packed Linear, with what it was made of.
+// A random packed Linear, with the codes, scales and zero points it was packed from.
 struct Sample {
   PackedTensor tensor;
   std::vector<int8_t> codes, zeros;

@@ -46,9 +46,9 @@ struct DTypeOf<Float16> {
   static constexpr DType value = DType::kF16;
 };
 
-// Borrowed, read-only, dense row-major host memory with a type and a shape. Whoever made it says
-// how long it lives. The bytes may be unaligned only where a file format makes them so; typed
-// access checks.
+// Borrowed, read-only, dense row-major host memory with a type and a shape. Its source documents
+// the lifetime. The bytes may be unaligned only where a file format makes them so; typed access
+// checks.
 class TensorView {
  public:
   TensorView() = default;

@@ -9,12 +9,12 @@
 
 namespace nibble {
 
-// The Error for what the Rust bridge threw: "data:the reason" becomes kInvalidData, "what: the
+// The Error for an exception of the Rust bridge: "data:the reason" becomes kInvalidData, "what: the
 // reason".
 Error BridgeError(const std::string& what, std::string_view thrown);
 
-// Runs a call into the Rust bridge on behalf of `what` (a file, an option). Everything the bridge
-// throws leaves as Error; so does text on its way there that is not UTF-8, as kInvalidData.
+// Runs a call into the Rust bridge on behalf of `what` (a file, an option). Converts every
+// exception of the bridge to Error.
 template <typename Call>
 decltype(auto) BridgeCall(const std::string& what, Call&& call) {
   try {

@@ -46,7 +46,7 @@ std::string Dump(const Json& variables) {
 
 struct ChatTemplate::State {
   rust::Box<bridge::Template> chat;
-  std::optional<rust::Box<bridge::Template>> chat_with_tools;  // where a model has another for it
+  std::optional<rust::Box<bridge::Template>> chat_with_tools;  // if a separate one exists
   Json special_tokens;                                         // "bos_token" → "<s>", …
 };
 
@@ -87,7 +87,7 @@ ChatTemplate ChatTemplate::Load(const fs::path& directory) {
 
 std::string ChatTemplate::Render(const Json& messages, bool add_generation_prompt,
                                  const Json& extra) const {
-  // As transformers: what is not given is None, and the caller's variables win.
+  // As in transformers: absent variables are None, and the caller's variables take precedence.
   Json variables = {{"messages", messages},
                     {"tools", nullptr},
                     {"documents", nullptr},

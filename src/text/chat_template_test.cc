@@ -126,7 +126,7 @@ TEST(ChatTemplate, DeepValuesDoNotOverflowTheStack) {
 
 // --- goldens recorded by tools/record_chat_templates.py ---
 
-// What a rendering gave, in the form of the record.
+// The result of a rendering, in the form of the recorded ones.
 Json Outcome(const std::string& source, const Json& messages, bool add_generation_prompt,
              const Json& variables) {
   try {

@@ -28,9 +28,8 @@ size_t CharacterBoundary(std::string_view text, size_t at) {
   return at;
 }
 
-// What `all` says after `settled`, both decoded from the same first tokens. When a byte makes a run
-// of byte tokens invalid, the run's characters in `settled` are single U+FFFDs in `all`, one a
-// byte.
+// The part of `all` after `settled`, both decoded from the same first tokens. When a byte makes a
+// series of byte tokens invalid, its characters in `settled` are U+FFFDs in `all`, one per byte.
 std::string_view NewText(std::string_view settled, std::string_view all) {
   if (all.starts_with(settled)) return all.substr(settled.size());
   const auto difference = std::mismatch(settled.begin(), settled.end(), all.begin(), all.end());
@@ -68,20 +67,20 @@ std::string Detokenizer::Add(int32_t token) {
 void Detokenizer::Decode() {
   const std::span<const int32_t> window(window_);
   const std::string all = tokenizer_->Decode(window, skip_special_tokens_);
-  // A character may be spread over several byte tokens: wait for the last of them, but not for
-  // ever.
+  // A character may be spread over several byte tokens: waits for the last of them, up to
+  // kMaxPending.
   const bool may_complete = !finishing_ && window_.size() - num_settled_ < kMaxPending;
   if (all.ends_with(kReplacement) && may_complete) return;
   const std::string settled = tokenizer_->Decode(window.first(num_settled_), skip_special_tokens_);
   const std::string_view text = NewText(settled, all);
   if (text.empty()) return;
   held_ += text;
-  // The settled tokens leave, what has just been said stays as context.
+  // Drops the settled tokens; the ones just decoded stay as context.
   window_.erase(window_.begin(), window_.begin() + static_cast<ptrdiff_t>(num_settled_));
   num_settled_ = window_.size();
 }
 
-// Cuts at the first listed stop string that occurs; keeps back what may become one.
+// Cuts at the first listed stop string that occurs; holds back a suffix that may become one.
 std::string Detokenizer::Release() {
   for (const std::string& stop : stop_strings_) {
     const size_t at = held_.find(stop);

@@ -12,8 +12,9 @@ namespace nibble {
 // characters are held back), and nothing after the start of a stop string is returned. Where
 // several stop strings end in one token, the first of the list wins, as in vLLM.
 //
-// One exception: decoding turns a whole run of byte tokens into U+FFFD when any of them is no
-// UTF-8. Characters of the run that have been returned by then stay; the other bytes become U+FFFD.
+// One exception: decoding turns a whole series of consecutive byte tokens into U+FFFD if any of
+// them is invalid UTF-8. Characters that have been returned by then stay; the other bytes become
+// U+FFFD.
 class Detokenizer {
  public:
   // Keeps a reference to `tokenizer`. Throws kInvalidArgument for an empty stop string.

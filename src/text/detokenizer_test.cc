@@ -88,7 +88,7 @@ TEST_F(DetokenizerTest, RandomBytesGiveValidDeltas) {
   for (int round = 0; round < 500; ++round) {
     std::vector<int32_t> ids;
     for (int i = 0; i < 30; ++i) {
-      // Bytes of which broken characters are made, among them whole ones, and some words.
+      // Bytes of incomplete and complete characters, and some words.
       const uint64_t kind = random.NextBelow(8);
       if (kind == 0) {
         ids.push_back(static_cast<int32_t>(259 + random.NextBelow(3000)));

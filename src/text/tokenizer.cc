@@ -78,7 +78,7 @@ void Surround(bridge::Tokenizer& tokenizer, const TokenizerConfig& config,
   BridgeCall(where, [&] { tokenizer.surround(Str(begin), Str(end)); });
 }
 
-// What a file alone leaves open, as the Llama family has it.
+// The defaults of the Llama family, for a file without a configuration.
 TokenizerConfig ConfigOfFileAlone() {
   TokenizerConfig config;
   config.special_tokens = {{"bos_token", "<s>"}, {"eos_token", "</s>"}};
@@ -179,7 +179,7 @@ std::vector<int32_t> Tokenizer::Encode(std::string_view text, bool add_special_t
 }
 
 std::string Tokenizer::Decode(std::span<const int32_t> ids, bool skip_special_tokens) const {
-  // A negative id becomes one far beyond the vocabulary: skipped like any other unknown id.
+  // A negative id becomes a large unsigned one, which is skipped like any other unknown id.
   const rust::Slice<const uint32_t> unsigned_ids(reinterpret_cast<const uint32_t*>(ids.data()),
                                                  ids.size());
   return std::string(BridgeCall(

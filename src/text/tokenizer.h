@@ -27,8 +27,8 @@ class Tokenizer {
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();
 
-  // add_special_tokens: what the post-processor adds (BOS for the Llama family). Invalid UTF-8 is
-  // kInvalidArgument.
+  // add_special_tokens: run the post-processor (which adds BOS for the Llama family). Invalid UTF-8
+  // is kInvalidArgument.
   std::vector<int32_t> Encode(std::string_view text, bool add_special_tokens) const;
   // Ids outside the vocabulary are skipped.
   std::string Decode(std::span<const int32_t> ids, bool skip_special_tokens) const;

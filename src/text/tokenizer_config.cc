@@ -118,11 +118,12 @@ TokenizerConfig ReadTokenizerConfig(const std::filesystem::path& directory) {
     config.chat_template = *chat_template;
   }
   ReadSpecialTokens(file, where, config.special_tokens);
-  // Old checkpoints name the tokens only in the map; where the config names one, it names all.
+  // Old checkpoints name the tokens only in special_tokens_map.json; a config that names one of
+  // them names all.
   if (!file.contains("bos_token") && !file.contains("eos_token")) {
     ReadSpecialTokens(ReadIfPresent(map_where), map_where, config.special_tokens);
   }
-  if (config.IsLlamaFamily()) {  // what the class takes for granted
+  if (config.IsLlamaFamily()) {  // the defaults of the class
     for (const auto& [name, token] :
          {std::pair("bos_token", "<s>"), {"eos_token", "</s>"}, {"unk_token", "<unk>"}}) {
       if (!file.contains(name) && !config.special_tokens.contains(name)) {

@@ -9,9 +9,9 @@
 
 namespace nibble {
 
-// What tokenizer_config.json (and special_tokens_map.json beside it) says about a tokenizer.
+// The contents of tokenizer_config.json and special_tokens_map.json.
 struct TokenizerConfig {
-  // A token the tokenizer must know, with the options of the `tokenizers` library.
+  // A token to add to the tokenizer, with the options of the `tokenizers` library.
   struct AddedToken {
     std::string content;
     bool special = false;
@@ -21,7 +21,7 @@ struct TokenizerConfig {
     bool single_word = false;
   };
 
-  std::string tokenizer_class;  // empty: not said
+  std::string tokenizer_class;  // empty: absent
   std::optional<bool> add_bos_token;
   std::optional<bool> add_eos_token;
   std::optional<bool> legacy;
@@ -39,8 +39,8 @@ struct TokenizerConfig {
   std::optional<std::string> SpecialToken(const std::string& name) const;
 };
 
-// Reads a model directory. A missing file is an empty one; a SentencePiece model of which nothing
-// else is said is of the Llama family. Throws kInvalidData.
+// Reads a model directory. A missing file counts as empty; a SentencePiece model without a
+// configuration is of the Llama family. Throws kInvalidData.
 TokenizerConfig ReadTokenizerConfig(const std::filesystem::path& directory);
 
 }  // namespace nibble

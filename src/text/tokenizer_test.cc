@@ -27,7 +27,7 @@ using Ids = std::vector<int32_t>;
 const fs::path kDemo = fs::path(kSourceDir) / "demo/tinymix";
 const fs::path kGolden = fs::path(kSourceDir) / "tests/golden";
 
-// An empty folder of this test's own.
+// A new empty folder for this test.
 fs::path EmptyFolder() {
   static testing::TemporaryDirectory all;
   static int count = 0;

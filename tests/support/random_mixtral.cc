@@ -66,7 +66,7 @@ class Writer {
              Shape{model_.hidden_size});
   }
 
-  // `published` decides the values, `stored` the name they go under.
+  // `published` determines the values, `stored` the tensor's name.
   void AddLinear(const std::string& published, const std::string& stored, int64_t rows,
                  int64_t cols, bool quantizable) {
     std::vector<float> values = Values(published + ".weight", rows, cols);

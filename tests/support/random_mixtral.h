@@ -20,7 +20,7 @@ enum class ExpertSpelling {
            // only
 };
 
-// A small Mixtral of random weights; the defaults divide evenly nowhere they need not.
+// A small Mixtral of random weights; the default sizes are odd wherever the format allows it.
 struct RandomMixtral {
   int64_t vocab_size = 101;
   int64_t hidden_size = 48;
@@ -46,7 +46,7 @@ struct RandomMixtral {
 };
 
 // Writes config.json and model.safetensors. A parameter's values depend on its published name, its
-// shape and the seed only: not on spelling, nor on what else there is.
+// shape and the seed only: not on the spelling or on other parameters.
 void WriteRandomMixtral(const RandomMixtral& model, const std::filesystem::path& directory);
 
 // A model of finite weights whose hidden states are not finite where token 7 has been seen.

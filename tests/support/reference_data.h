@@ -8,8 +8,8 @@
 
 #include "tests/support/paths.h"
 
-// Models and outputs recorded from other people's software. They do not ship with nibble: a test
-// that needs them says so and is skipped, visibly, where they are absent.
+// Models and outputs recorded from other software. They are not part of the repository: a test that
+// needs them is skipped, visibly, if they are absent.
 namespace nibble::testing {
 
 inline std::filesystem::path ReferenceData() {

@@ -82,8 +82,8 @@ void Sampler::Filter(const SamplingParams& params) {
   }
   if (params.top_p >= 1) return;
 
-  // Sorts no further than it has to look: mostly a few hundred tokens make up the share, whatever
-  // the vocabulary.
+  // Sorts only as far as necessary: a few hundred tokens usually reach top_p, whatever the
+  // vocabulary.
   const double total = std::accumulate(probabilities_.begin(), probabilities_.end(), 0.0);
   double above = 0;  // probability of the tokens that are more likely than the next one
   size_t kept = 0;
