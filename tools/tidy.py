@@ -288,6 +288,22 @@ def check_scripts_are_registered(files):
                 yield path, 1, f"has no seeds in fuzz/corpus/{path.stem}"
 
 
+def check_readme_figures():
+    """README.md quotes rows of bench/results.md: figures stand in one place."""
+    path = pathlib.Path("README.md")
+    _, found, table = read_text(path).partition("(bench/results.md)")
+    results = read_text(pathlib.Path("bench/results.md"))  # whole cells, and decimals anywhere
+    recorded = set(re.findall(r"\| (\d+) (?=\|)", results)) | set(re.findall(r"\d+\.\d+", results))
+    rows = re.match(r"[^|]*\n((?:\|.*\n)+)", table)
+    if not found or rows is None:
+        yield path, 1, "has no table below its link to bench/results.md"
+        return
+    for row in rows.group(1).splitlines():
+        for figure in re.findall(r"\d+(?:\.\d+)?", " ".join(row.split("|")[2:])):
+            if figure not in recorded:
+                yield path, 1, f"quotes {figure}, which is not in bench/results.md"
+
+
 def print_lengths(texts):
     lengths = sorted(((text.count("\n"), path) for path, text in texts.items()
                       if path.suffix in {".cc", ".h", ".rs", ".py", ".sh"}), reverse=True)
@@ -303,7 +319,7 @@ def main():
         return 0
     lists = {path.parent: set(re.split(r"[\s()]+", text))
              for path, text in texts.items() if path.name == "CMakeLists.txt"}
-    findings = list(check_scripts_are_registered(files))
+    findings = list(check_scripts_are_registered(files)) + list(check_readme_figures())
     for path, text in texts.items():
         checks = [check_links(path, text), check_words(path, text), check_source_comments(path, text),
                   check_comment_form(path, text)]
