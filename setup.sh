@@ -15,7 +15,7 @@ build_packages=(
   nlohmann-json3-dev libfmt-dev libspdlog-dev libcli11-dev libyaml-cpp-dev libhwy-dev libre2-dev
   libssl-dev                                                        # digests
   libopenblas-dev                                                   # loaded at run time for GPTQ
-  libgtest-dev libgmock-dev libbenchmark-dev
+  libgtest-dev libgmock-dev
 )
 test_packages=(clang-19 libclang-rt-19-dev llvm-19 clang-format-19 clang-tidy-19)
 

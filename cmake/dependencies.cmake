@@ -15,4 +15,3 @@ set_target_properties(re2::re2 PROPERTIES
   IMPORTED_LOCATION "${RE2_LIBRARY}" INTERFACE_INCLUDE_DIRECTORIES "${RE2_INCLUDE_DIR}")
 find_package(GTest 1.12 REQUIRED)           # tests
 include(GoogleTest)
-find_package(benchmark 1.7 QUIET)           # kernel benchmarks
