@@ -5,8 +5,8 @@
 
 Checks: which room includes which, who may include third-party headers, a test beside every source file,
 sources named in their CMakeLists.txt, end-to-end scripts and fuzz targets registered, who names flags and
-writes to stdout, links in documents, TODOs with an owner, words and paths that do not belong in a repository.
---lengths lists the longest files.
+writes to stdout, links in documents, README's figures, comments that tear declarations apart, TODOs with an owner,
+words and paths that do not belong in a repository, subjects of commits. --lengths lists the longest files.
 """
 
 import pathlib
@@ -96,6 +96,9 @@ UNTESTED = {
     "src/quantize/layer_quantizer.cc": "run_test.cc runs it in every mode",
     "src/quantize/output/written_layer.cc": "src/quantize/run_test.cc: what is read back computes the same bits",
 }
+
+# Commits that CONTRIBUTING.md's rule about subjects came too late for: everything up to this one.
+GRANDFATHER = "5868b768d029b579b08e089c927d64c1a0f839ee"
 
 OUTSIDERS = re.compile(  # written so that this file does not match itself
     r"(?<![\w.])/(?:work|root|home|tmp/bash_jobs)/|sub[-]?agent|\bissue (?:show|file)\b|"
@@ -207,6 +210,19 @@ def check_who_talks_to_the_user(path, text):
             yield number, "writes to stdout past src/cli/output.h, where writes are checked"
 
 
+def check_untested():
+    """The table of UNTESTED names sources and tests that exist."""
+    path, text = pathlib.Path("tools/tidy.py"), read_text(pathlib.Path("tools/tidy.py"))
+    for source, reason in UNTESTED.items():
+        line = text[: text.index(f'"{source}"')].count("\n") + 1
+        if not (ROOT / source).is_file():
+            yield path, line, f"UNTESTED: {source} does not exist"
+        for name in re.findall(r"[\w./-]+\.(?:cc|sh)\b|\btests/[\w/]+", reason):
+            folders = [pathlib.Path()] if "/" in name else pathlib.Path(source).parents
+            if not any((ROOT / folder / name).exists() for folder in folders):
+                yield path, line, f"UNTESTED: {name}, which is to test {source}, does not exist"
+
+
 def heading_anchors(text):
     anchors, fenced = set(), False
     for line in text.splitlines():
@@ -304,6 +320,18 @@ def check_readme_figures():
                 yield path, 1, f"quotes {figure}, which is not in bench/results.md"
 
 
+def check_commit_subjects():
+    """Subjects of at most 72 columns. Silent outside of git, and where the history does not reach back far enough."""
+    log = subprocess.run(["git", "log", "--format=%h %s", f"{GRANDFATHER}..HEAD"],
+                         cwd=ROOT, capture_output=True, text=True)
+    if log.returncode != 0:
+        return
+    for line in log.stdout.splitlines():
+        commit, _, subject = line.partition(" ")
+        if len(subject) > 72:
+            yield pathlib.Path(f"commit {commit}"), 1, f"subject of {len(subject)} columns; the limit is 72"
+
+
 def print_lengths(texts):
     lengths = sorted(((text.count("\n"), path) for path, text in texts.items()
                       if path.suffix in {".cc", ".h", ".rs", ".py", ".sh"}), reverse=True)
@@ -319,7 +347,8 @@ def main():
         return 0
     lists = {path.parent: set(re.split(r"[\s()]+", text))
              for path, text in texts.items() if path.name == "CMakeLists.txt"}
-    findings = list(check_scripts_are_registered(files)) + list(check_readme_figures())
+    findings = list(check_scripts_are_registered(files))
+    findings += list(check_untested()) + list(check_readme_figures()) + list(check_commit_subjects())
     for path, text in texts.items():
         checks = [check_links(path, text), check_words(path, text), check_source_comments(path, text),
                   check_comment_form(path, text)]
