@@ -20,7 +20,7 @@ function(nibble_room NAME)
   endif()
 endfunction()
 
-# Reference data recorded from other people's software; tests that need it skip visibly where it is absent.
+# Reference data recorded from other software; tests that need it skip visibly where it is absent.
 set(NIBBLE_REFERENCE_DATA "${CMAKE_SOURCE_DIR}/../shared/data" CACHE PATH
     "Folder with reference models and recorded outputs; may be absent")
 
@@ -38,10 +38,10 @@ function(nibble_compile_alone)
   set_source_files_properties(${ARGN} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
 endfunction()
 
-# Tests have to be compiled three times rather than be fast: with little optimization, and where sanitizers are,
-# with the one that sees what the code under test does with their memory. With GCC, what nearly every test reads
-# first is compiled once a preset (each includes what it uses all the same); ccache keeps a precompiled header of
-# Clang only for the folder it was made in.
+# Tests are compiled for three presets, so compile time matters more than speed: little optimization, and of
+# the sanitizers only AddressSanitizer, which checks the accesses of the code under test to their memory. With
+# GCC, the headers of nearly every test are precompiled once per preset (each test includes what it uses all
+# the same); ccache cannot share a precompiled header of Clang between folders.
 function(nibble_test_options NAME)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     target_compile_options(${NAME} PRIVATE -O1 -fpch-preprocess

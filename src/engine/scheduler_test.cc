@@ -57,7 +57,7 @@ TEST(Scheduler, RunsNoMoreSequencesThanAllowed) {
   EXPECT_THAT(PlanOf(scheduler), ElementsAre("1:3+1!", "2:0+3!"));
 }
 
-TEST(Scheduler, LetsNobodyInWhosePromptWouldNotFindBlocks) {
+TEST(Scheduler, AdmitsNoSequenceWhosePromptLacksBlocks) {
   BlockPool pool(5);
   Scheduler scheduler({.max_step_tokens = 6, .max_running = 9, .block_size = 4}, pool);
   scheduler.Add(0, Prompt(9));  // three blocks, though its first chunk needs two
@@ -198,7 +198,7 @@ void Simulate(uint32_t seed, int64_t& num_preemptions) {
   num_preemptions += scheduler.num_preemptions();
 }
 
-TEST(SchedulerSimulation, EveryoneFinishesAndTheBooksBalance) {
+TEST(SchedulerSimulation, AllSequencesFinishAndAllBlocksAreAccountedFor) {
   int64_t num_preemptions = 0;
   for (uint32_t seed = 0; seed < 400 && !::testing::Test::HasFatalFailure(); ++seed) {
     Simulate(seed, num_preemptions);

@@ -303,7 +303,7 @@ TEST(Gptq, ColumnsThatWereAlwaysZeroKeepTheirRounding) {
   }
 }
 
-TEST(Gptq, AnInputNobodySawGivesTheRounding) {
+TEST(Gptq, InputsThatAreZeroInAllTokensAreRounded) {
   Problem problem = RandomProblem(5, 32, 10, 5);
   std::fill(problem.x.begin(), problem.x.end(), 0.0f);
   const Recipe recipe = SmallRecipe(32);

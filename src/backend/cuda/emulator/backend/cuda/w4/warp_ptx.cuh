@@ -222,7 +222,7 @@ inline void WaitForPhase(uint64_t* at, uint32_t parity) {
       }
       emulator::BulkCopies().clear();
     }
-    if (tries > 100000) emulator::FailBulk("nobody ends the phase that is waited for");
+    if (tries > 100000) emulator::FailBulk("no thread completes the awaited phase");
   }
 }
 inline void CopyBulk(std::byte* shared, const void* global, uint32_t bytes, uint64_t* barrier,
