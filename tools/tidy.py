@@ -272,7 +272,7 @@ def check_comment_form(path, text):
     for number, line in enumerate(text.splitlines(), 1):
         if len(line) > 100 and "//" in line and '"' not in line:
             yield number, f"comment reaches column {len(line)}; the limit is 100"
-        rest = re.match(r"\s+([\w\[(\"].*?;)\s+//", line)
+        rest = re.match(r"\s+([\w\[({\"].*?;)\s+//", line)
         if (rest and re.search(r"[\w>=]$", before) and "//" not in before and before.lstrip()[:1] != "#"
                 and len(before) + 1 + len(rest.group(1)) <= 100):
             yield number, "the comment tears the declaration apart: put it above, or make it shorter"

@@ -7,8 +7,8 @@
 
 namespace nibble {
 
-// Tokens a KV block, unless another size is asked for: all the keys of a head that attention takes
-// at once then lie together, which is what memory is fastest at.
+// Default number of tokens of a KV block: the keys of a head that a pass of attention reads are
+// then contiguous, which is fastest.
 inline constexpr int64_t kKvBlockSize = 64;
 
 // Blocks that hold `num_tokens` tokens.

@@ -8,18 +8,18 @@
 
 namespace nibble {
 
-// What a row of logits says about one token. A row that is not finite shows in log_sum: then
-// nothing else here means anything.
+// The score of one token by a row of logits. If the row has a non-finite logit, log_sum is not
+// finite and the other members are meaningless.
 struct TokenScore {
-  double log_probability = 0;  // of the token asked for, nats
+  double log_probability = 0;  // of the given token, nats
   double log_sum = 0;          // ln Σ exp(logit)
   int32_t best = 0;            // the most probable token (ties: the lowest id)
 
   bool finite() const { return std::isfinite(log_sum); }
 };
 
-// The logits of some rows of a step, where they were computed. They are read, scored or sampled
-// there; only what is asked for comes to the host. Calls wait for the device.
+// The logits of some rows of a step, on the device. They are scored and sampled there; only
+// results, or rows that are read, are copied to the host. Calls wait for the device.
 class LogitRows {
  public:
   LogitRows() = default;

@@ -5,8 +5,8 @@
 
 namespace nibble {
 
-// Which experts run on which tokens, on the device: the router op fills it, the expert ops read it,
-// and the host need not look.
+// Which experts run on which tokens, on the device: the router op fills it and the expert ops read
+// it, without a copy on the host.
 class Routing {
  public:
   Routing() = default;

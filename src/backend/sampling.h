@@ -31,12 +31,11 @@ struct SamplingParams {
 // Throws kInvalidArgument naming the field, the value and the allowed range.
 void CheckSamplingParams(const SamplingParams& params, int64_t vocab_size);
 
-// What the choice of one row's token depends on besides its logits. Borrows.
+// The inputs of the choice of one row's token besides its logits. Borrows.
 struct SamplingRow {
   const SamplingParams* params = nullptr;
   std::span<const int32_t> prompt = {};
-  std::span<const int32_t> output =
-      {};  // so far; its size is the position of the token being chosen
+  std::span<const int32_t> output = {};   // so far; its size is the position of the next token
   std::span<const int32_t> end_ids = {};  // masked while output.size() < min_tokens
   uint64_t seed = 0;
 };

@@ -14,9 +14,8 @@
 
 namespace nibble {
 
-// What a checkpoint offers for one parameter: dense values ([rows, cols], or [cols] for a vector)
-// in BF16, F16 or F32, or packed integers. A new format makes the compiler list the places to
-// visit.
+// A parameter as a checkpoint stores it: dense values ([rows, cols], or [cols] for a vector) in
+// BF16, F16 or F32, or packed integers. A new format makes the compiler list the places to visit.
 using WeightView = std::variant<TensorView, PackedView>;
 
 struct MatrixShape {
@@ -50,8 +49,8 @@ enum class Role {
   kDown,        // down, likewise
 };
 
-// A weight in a backend's own layout: one matrix or several that are used together. Opaque to
-// everyone else; independent of the views it came from.
+// A weight in a backend's own layout: one matrix or several that are used together. Opaque outside
+// the backend; independent of the views it was prepared from.
 class Weight {
  public:
   explicit Weight(std::vector<MatrixShape> parts) : parts_(std::move(parts)) {}
@@ -67,8 +66,9 @@ class Weight {
   std::vector<MatrixShape> parts_;
 };
 
-// How a backend lays out the weights it prepares, where each part is one run of bytes that means
-// the same on every machine: such weights can be kept in a file and used from a mapping of it.
+// The layout of a backend's prepared weights, if each part is one contiguous block of bytes with
+// the same meaning on every machine: such weights can be kept in a file and used from a mapping of
+// it.
 class WeightLayout {
  public:
   // Bytes that must be readable behind those of a part; kernels read whole vectors.
@@ -78,17 +78,17 @@ class WeightLayout {
   virtual ~WeightLayout() = default;
   virtual std::string_view name() const = 0;  // with a version: other bytes, another name
 
-  // How many bytes Prepare makes of a part. Looks at shapes and types and the group index, at no
+  // Size in bytes of what Prepare makes of a part. Reads shapes, types and the group index, no
   // values. Throws as Prepare does.
   virtual int64_t SizeBytes(const WeightView& part, Role role) const = 0;
 
-  // What Prepare made of a part; lives as long as the weight.
+  // The bytes that Prepare made of a part; they live as long as the weight.
   virtual std::span<const std::byte> Bytes(const Weight& weight, int64_t part) const = 0;
 
   // The weight that Prepare would make of `parts`, from bytes it made earlier: of each part
   // SizeBytes of them, aligned to kAlignment, with kSlackBytes behind. Borrows them for the life of
-  // the result. Any content is safe to compute with; whether it is the right one is the caller's
-  // business.
+  // the result. Any content is memory-safe; that it is the right one is the caller's
+  // responsibility.
   virtual std::unique_ptr<Weight> Adopt(
       std::span<const WeightView> parts, Role role,
       std::span<const std::span<const std::byte>> bytes) const = 0;

@@ -150,7 +150,7 @@ class KernelBench {
     const int64_t layer_bytes = BlocksFor(context) * backend_->KvBlockBytes(kv);
     kv.num_layers = std::max<int64_t>(1, options_.weight_bytes / layer_bytes);
     const auto pages = backend_->MakeKvPages(kv, BlocksFor(context));
-    // A small number in every type. Untouched memory would be read from one page of zeros.
+    // A small number in every type. Untouched memory would be backed by a single page of zeros.
     std::memset(static_cast<HostKvPages&>(*pages).data(), 0x3c,
                 static_cast<size_t>(pages->size_bytes()));
     const Batch batch = SequenceBatch(context, tokens);

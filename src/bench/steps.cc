@@ -66,7 +66,7 @@ StepWork WorkOfStep(const Checkpoint& checkpoint, const StepShape& shape, DType 
     const bool is_expert = spec.expert >= 0;
     const bool is_head = spec.part == Part::kHead;
     const WeightView view = FindWeight(checkpoint, spec);
-    // The expected part of the experts that some token of the step chooses.
+    // The expected share of the experts that at least one token of the step chooses.
     const double read = is_expert ? 1.0 - std::pow(1.0 - share, tokens) : 1.0;
     work.weight_bytes += read * WeightBytes(view);
     const double uses =

@@ -31,7 +31,7 @@ Error Invalid(const std::string& where, const std::string& what) {
   return Error(ErrorCode::kInvalidData, where + ": " + what);
 }
 
-// What else lies in a folder without model.safetensors, for the error that says so.
+// The error for a folder without model.safetensors; names the other weight files it holds.
 Error NoWeights(const fs::path& directory) {
   std::string found;
   for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {

@@ -28,8 +28,8 @@ struct TensorInfo {
 // concurrently.
 class Checkpoint {
  public:
-  // Throws kNotFound / kInvalidData naming the missing shard, the tensor in the index that its
-  // shard lacks, the tensor in two shards, and so on.
+  // The index, where there is one, decides what belongs to the checkpoint and where it is. Throws
+  // kNotFound / kInvalidData naming the missing shard, the shard that is damaged, and so on.
   explicit Checkpoint(const std::filesystem::path& directory);
   ~Checkpoint();
   Checkpoint(Checkpoint&&) noexcept;

@@ -287,7 +287,7 @@ TEST_F(CheckpointTest, CarriesForeignTypesAsBytes) {
               HasSubstr("weight_packed: expected I32 [16, 16], found U4 [16, 16]"));
 }
 
-// Files written before headers were padded: the data begins anywhere.
+// Files written before headers were padded: the data begins at any offset.
 TEST_F(CheckpointTest, CopiesMisalignedTensorsWhenTheyAreUsed) {
   const std::string json =
       R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"U8","shape":[1],"data_offsets":[8,9]}})";

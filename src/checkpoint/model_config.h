@@ -39,7 +39,7 @@ struct ModelConfig {
 };
 
 // Reads both the transformers 4 keys and the transformers 5 forms (dtype, rope_parameters). Throws
-// kInvalidData naming the key, kUnsupported for another model_type or any rope scaling.
+// kInvalidData naming the key, kUnsupported for a rope scaling that nibble does not implement.
 ModelConfig ParseModelConfig(const Json& config, const std::string& where);
 ModelConfig ReadModelConfig(const std::filesystem::path& directory);
 

@@ -228,7 +228,7 @@ class Run {
   std::vector<Generation> results_;
   std::vector<std::optional<Detokenizer>> detokenizers_;
 
-  // Of one step: the requests that get a token, their logits, the sampled tokens.
+  // Of one step: the requests that get a token, the inputs of the choice, the sampled tokens.
   std::vector<size_t> yielding_;
   std::vector<SamplingRow> rows_;
   std::vector<Sampled> sampled_;

@@ -40,7 +40,7 @@ struct GeneratorOptions {
   uint64_t seed = 0;                  // of requests without one: request i draws by (seed, i)
 };
 
-// One more token of a request, in the order of generation.
+// One more token of a request, in the order of generation; or its failure, without a token.
 struct GenerationEvent {
   size_t request = 0;      // index
   int32_t token = -1;      // -1: the request has failed
@@ -52,7 +52,8 @@ using GenerationCallback = std::function<void(const GenerationEvent& event)>;
 // Runs requests together over the paged KV cache as Scheduler plans: every step decodes all running
 // sequences and fills the rest of its token budget with prompt chunks. The result of a request
 // depends only on the request and its index (for a backend that keeps its promise about rows): not
-// on batch mates, chunks, blocks or preemptions.
+// on batch mates, chunks, blocks or preemptions. A request whose logits are not finite ends with an
+// error of its own; the others continue.
 //
 // `tokenizer` may be null: then there is no text, and stop strings are refused. Throws
 // kInvalidArgument for bad parameters or a prompt that cannot fit, and kResourceExhausted where the

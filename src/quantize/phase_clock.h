@@ -12,7 +12,7 @@ namespace nibble {
 // Wall time, CPU time and floating-point work by phase.
 class PhaseClock {
  public:
-  // Runs to the end of its life.
+  // Measures until its destruction.
   class Scope {
    public:
     Scope(PhaseClock& clock, std::string_view name, double gflop);

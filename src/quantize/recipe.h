@@ -25,7 +25,7 @@ struct Recipe {
   Observer observer = Observer::kMinMax;
   double dampening = 0.1;  // fraction of the mean diagonal of H added to its diagonal
   int64_t block_size = 128;
-  DeadColumns dead_columns = DeadColumns::kKeep;  // inputs that calibration never excited
+  DeadColumns dead_columns = DeadColumns::kKeep;  // inputs that were zero for all tokens
   std::vector<ModulePattern> ignore = CompilePatterns(RecipeOptions().ignore);
 
   int min_code() const { return -(1 << (bits - 1)); }
@@ -36,7 +36,7 @@ struct Recipe {
 };
 
 // Checks the options, which are words, and converts them. Throws kInvalidArgument naming the
-// option, the value and the values allowed.
+// option, the value and the values allowed, and for patterns as ModulePattern does.
 Recipe MakeRecipe(const RecipeOptions& options);
 
 // True if Linear `module` is to be quantized: "Linear" is a target and nothing in `ignore` matches.

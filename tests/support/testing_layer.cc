@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kLayer = 1;  // of the pages
 
-// SplitMix64: every index has its own number, in any order.
+// SplitMix64 as a counter-based generator: a number for each index, in any order.
 uint64_t Mix(uint64_t value) {
   value += 0x9e3779b97f4a7c15u;
   value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;

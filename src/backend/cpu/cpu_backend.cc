@@ -241,7 +241,8 @@ void CpuBackend::NormQkvRopeStore(const Activation& x, const AttentionShape& sha
     }
   };
   rope_.Prepare(batch_->positions, shape.rotary);
-  // Keys of 16 tokens share the lines of a page: tokens that do are left to one thread.
+  // The keys of 16 tokens share cache lines of a page: one thread writes them all, against false
+  // sharing.
   page_runs_.clear();
   for (int64_t s = 0; s < batch_->num_sequences(); ++s) {
     const int64_t end = batch_->starts[static_cast<size_t>(s) + 1];

@@ -97,7 +97,7 @@ class CpuBackend final : public Backend {
   cpu::CpuWeightLayout weight_layout_;
   std::string name_;
   cpu::LinearRunner linear_;
-  std::unique_ptr<GptqAlgebra> algebra_;  // made when first asked for
+  std::unique_ptr<GptqAlgebra> algebra_;  // made on first use
 
   const Batch* batch_ = nullptr;
   HostKvPages* kv_ = nullptr;
@@ -105,7 +105,7 @@ class CpuBackend final : public Backend {
   std::vector<TokenRun> page_runs_;
   std::vector<QueryBlock> query_blocks_;
   std::vector<AttentionTask> attention_tasks_;
-  std::vector<AttentionTask> divided_;  // whose spans are divided: to be folded
+  std::vector<AttentionTask> divided_;  // split over spans: partial results to combine
   int64_t partial_floats_ = 0;          // of all partial results
   std::vector<cpu::LinearTask> tasks_;
   std::vector<float> expert_scores_;

@@ -17,7 +17,7 @@ namespace nibble::cpu {
 
 // Name and version of the layout below and in PackedFormat, the same for all instruction sets.
 // Files of prepared weights carry it: increase the number with every change of the bytes that
-// PrepareWeight makes.
+// PrepareMatrix makes.
 inline constexpr std::string_view kWeightLayoutName = "cpu 1";
 
 // Row-major values in the checkpoint's type: embeddings; and norms, widened to float.
@@ -69,8 +69,8 @@ class CpuMatrix {
   Layout layout_;
 };
 
-// Copies a matrix of a checkpoint into the layout its role asks for, on the threads of `pool`.
-// Throws kUnsupported or kInvalidData for a packed format the kernels cannot run.
+// Copies a matrix of a checkpoint into the layout of its role, on the threads of `pool`. Throws
+// kUnsupported or kInvalidData for a packed format the kernels cannot run.
 CpuMatrix PrepareMatrix(const WeightView& view, Role role, ThreadPool& pool);
 
 // The parts of a weight, each a matrix of its own: a kernel call may read two of them.

@@ -20,7 +20,7 @@ std::unique_ptr<CpuWeight> PrepareWeight(const WeightView& view, Role role, Thre
   return std::make_unique<CpuWeight>(std::move(parts));
 }
 
-// The value of one weight as the layout documents it, read back the slow way.
+// The value of one weight, decoded as the layout is documented: the slow twin.
 float ValueAt(const CpuWeight& weight, int64_t row, int64_t col) {
   const auto& layout = std::get<PackedLayout>(weight.matrix(0).layout());
   const PackedFormat& format = layout.format;

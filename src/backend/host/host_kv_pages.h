@@ -13,16 +13,16 @@ namespace nibble {
 // n = 4 / (bytes of an element):
 //
 //   keys         [row_dim / n][slots][n]   n elements of a key are a word of four bytes, and words
-//                                          of neighbouring tokens lie together: a dot product is
-//                                          taken of many keys at once, one token a lane
+//                                          of neighbouring tokens are adjacent, so that one
+//                                          vector operation serves many keys, one token per lane
 //   values       [slots][row_dim]
 //   values, kI8  [slots / 4][row_dim][4]   four tokens to a word
 //   scales, kI8  [slots] float             behind keys and values alike
 //
 // With kI8 an element is the byte 128 + code, code = round(x / scale) with scale = max |x| / 127
-// over a token's key (or value) of a head, ties to even; its value is code * scale. A key or value
-// that is not finite has a scale of NaN. head_dim is at most kMaxInt8HeadDim, so that dot products
-// with 16-bit numbers fit 32 bits. What is beyond head_dim or block_size is padding: it is never
+// over a token's key (or value) of a head, ties to even; its value is code * scale. A non-finite
+// key or value has a scale of NaN. head_dim is at most kMaxInt8HeadDim, so that dot products with
+// 16-bit numbers fit 32 bits. Elements after head_dim or block_size are padding: they are never
 // written and may hold anything. Borrows.
 struct HostKvLayer {
   static constexpr int64_t kMaxInt8HeadDim = 512;
@@ -40,10 +40,10 @@ struct HostKvLayer {
   int64_t part_bytes() const;
   int64_t bytes_per_block() const { return 2 * num_kv_heads * part_bytes(); }
 
-  // Where a part begins, in bytes from the start of its block.
+  // Offset of a part, in bytes from the start of its block.
   int64_t key_part(int64_t head) const { return head * part_bytes(); }
   int64_t value_part(int64_t head) const { return (num_kv_heads + head) * part_bytes(); }
-  // Where an element, or a scale of kI8, lies in its part, in bytes.
+  // Offset of an element, or of a scale of kI8, in bytes from the start of its part.
   int64_t key_offset(int64_t slot, int64_t d) const;
   int64_t value_offset(int64_t slot, int64_t d) const;
   int64_t scale_offset(int64_t slot) const;

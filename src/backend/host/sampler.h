@@ -10,9 +10,9 @@
 namespace nibble {
 
 // Chooses one token from `logits` [vocab], which is used as scratch. The draw is keyed by (seed,
-// output position) and by nothing else, so it does not depend on batch mates or on how a step was
-// cut up. Order: min_tokens mask, repetition, frequency and presence penalties, then greedy (ties:
-// the lowest id) or temperature, min_p, top_k (ties at the k-th kept), top_p, draw. Not
+// output position) and by nothing else, so it does not depend on batch mates or on the division
+// into steps. Order: min_tokens mask, repetition, frequency and presence penalties, then greedy
+// (ties: the lowest id) or temperature, min_p, top_k (ties at the k-th kept), top_p, draw. Not
 // thread-safe: keeps scratch.
 class Sampler {
  public:

@@ -36,10 +36,10 @@ struct QuantizedLinear {
 // of a non-finite weight, or of a non-finite element of H; kUnsupported if the group size does not
 // divide the columns.
 //
-// Works on linalg's threads; the result does not depend on their number. May be called from a
-// linalg.ParallelFor body. Peak memory beside h: about 11 bytes per weight of a chunk, one chunk of
-// up to 512 rows on each thread. Source: arXiv 2210.17323, and llm-compressor's GPTQModifier for
-// the order of steps.
+// Works on algebra's threads; the result does not depend on their number. May be called from an
+// algebra.threads().ParallelFor body. Peak memory beside h: about 11 bytes per weight of a chunk,
+// one chunk of up to 512 rows on each thread. Source: arXiv 2210.17323, and llm-compressor's
+// GPTQModifier for the order of steps.
 std::vector<QuantizedLinear> QuantizeWithHessian(const Recipe& recipe, DType scale_dtype,
                                                  std::span<const DenseLinear> linears, float* h,
                                                  int64_t tokens, GptqAlgebra& algebra);

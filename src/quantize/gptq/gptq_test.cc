@@ -346,7 +346,7 @@ TEST(Gptq, RoundsToNearestWhenNoDampingHelps) {
   const Problem problem = RandomProblem(6, 32, 100, 8);
   const Recipe recipe = SmallRecipe(32);
   std::vector<float> h = problem.Hessian();
-  h[1] = 100 * h[0];  // nobody's Gram matrix
+  h[1] = 100 * h[0];  // not a Gram matrix
   ReferenceAlgebra algebra;
   const QuantizedLinear result = Solve(recipe, problem, algebra, h);
   EXPECT_EQ(result.report.method, "rtn");

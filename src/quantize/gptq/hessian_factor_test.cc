@@ -74,7 +74,7 @@ TEST(HessianFactor, FactorsTheInverseInNaturalAndInActivationOrder) {
 
 TEST(HessianFactor, QuadraticFormsAreOfTheWholeSymmetricMatrix) {
   ReferenceAlgebra algebra;
-  std::vector<float> h = {1, 2, -7, 3};  // what lies below the diagonal is nobody's
+  std::vector<float> h = {1, 2, -7, 3};  // the part below the diagonal is not read
   const Recipe recipe;
   const HessianFactor factor(recipe, h.data(), 2, algebra);
   const std::vector<float> x = {1, 0, 1, 0, 1, 2};  // columns (1, 0), (0, 1), (1, 2)

@@ -140,7 +140,8 @@ LinearSolver::LinearSolver(const Recipe& recipe, DType scale_dtype, const DenseL
   group_size_ = recipe.GroupSize(cols_);
   num_groups_ = recipe.NumGroups(linear.module, cols_);
   NIBBLE_CHECK(factor == nullptr || factor->size() == cols_);
-  // Long chunks feed the matrix product well; short ones keep the threads busy on small Linears.
+  // Long chunks make the matrix products efficient; short ones give all threads work on small
+  // Linears.
   chunk_rows_ = (rows_ >= 4096 ? 8 : rows_ >= 2048 ? 4 : 1) * kSweepRowMultiple;
 
   order_.resize(Size(cols_));

@@ -41,7 +41,7 @@ class OutputPlan {
   // What a kept tensor of the plan is made from.
   TensorView SourceOf(const TensorPlan& tensor) const;
 
-  // Tensors the input has and the output leaves out, such as old rotary buffers.
+  // Tensors of the input that the output omits, such as old rotary buffers.
   std::vector<std::string> dropped() const;
 
  private:

@@ -17,15 +17,16 @@ namespace nibble {
 // one after another. With n tokens in the step:
 //
 //   scratch  intermediate results of a layer (model/decoder_layer.h)
-//   kv       the KV cache of one layer: num_blocks blocks of kKvBlockSize tokens, float; every
-//            layer overwrites it
+//   kv       float pages of one layer, num_blocks blocks of kKvBlockSize tokens; every layer
+//            overwrites them
 //   x        [n, hidden_size], the residual stream, on the backend
 //   host     [n, hidden_size], a buffer for hidden states in a file; empty if there are none
 struct Workspace {
+  // max_tokens and num_blocks are those of the largest step.
   Workspace(Backend& backend, const ModelSpec& spec, int64_t max_tokens, int64_t num_blocks);
 
   LayerScratch scratch;
-  std::unique_ptr<KvPages> kv;  // of one layer, which all take in turn
+  std::unique_ptr<KvPages> kv;
   Activation x;
   std::vector<float> host;
 };

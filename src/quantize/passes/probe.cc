@@ -52,7 +52,8 @@ void Probe::RunExperts(int64_t layer, const LayerWeights& weights, int64_t first
     backend_->Download(*scratch.routing, slots_);
     slots_.GroupByExpert(first, last);
     backend_->Upload(slots_, *scratch.routing);
-    stream_.Upload(hidden_, batch.first_token);  // what experts before `first` have added to
+    // The sum so far: middle_ plus the outputs of the experts before `first`.
+    stream_.Upload(hidden_, batch.first_token);
     layer_.Experts(weights, workspace_->x, scratch);
   });
 }

@@ -9,8 +9,7 @@ extern const Kernels kPortableKernels;
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvxVnniKernels;
 extern const Kernels kAvx512Kernels;
-extern const Kernels
-    kAmxKernels;  // kAvx512Kernels with the next three; made when the program starts
+extern const Kernels kAmxKernels;  // kAvx512Kernels with the next three; initialized at start-up
 
 void AmxPackedTiles(const PackedFormat& format, const PackedTiles& tiles, const FixedPointRows& x,
                     int64_t first_row, int64_t num_rows, float* sums, void* scratch);
