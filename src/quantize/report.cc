@@ -9,11 +9,12 @@
 namespace nibble {
 namespace {
 
-// A line of JSON, `fields` behind its event.
+// A line of JSON, `fields` behind its event. A licence may be called anything: what is not UTF-8 in
+// a file's name becomes U+FFFD, it does not end the run.
 std::string Line(const char* event, const Json& fields) {
   Json line = {{"event", event}};
   for (const auto& [key, value] : fields.items()) line[key] = value;
-  return line.dump() + "\n";
+  return line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 Json Counts(const std::vector<int64_t>& counts) {

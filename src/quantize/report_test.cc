@@ -74,6 +74,12 @@ TEST(Report, LinesCarryTheSameAsJson) {
   EXPECT_EQ(ToJson(report)["layers"][0]["linears"][1]["fell_back"], true);
 }
 
+TEST(Report, AFileMayHaveAnyName) {
+  QuantizeReport report = Example();
+  report.files = {{"LICENSE\xff", 5, "abc"}};
+  EXPECT_THAT(ReportLines(report, Json::object()), HasSubstr("\"LICENSE\xEF\xBF\xBD\""));
+}
+
 TEST(Report, ALayerSurvivesTheLedger) {
   const LayerReport layer = Example().layers[0];
   const LayerReport back = LayerReportFromJson(ToJson(layer), "here");

@@ -114,6 +114,9 @@ expect 0 '"bytes"' "$nibble" inspect "$odd" --json
 json "$scratch/out" 'd["directory"]' | grep -q 'odd . name' || fail "not valid JSON with a path that is not UTF-8"
 expect 0 . "$nibble" generate "$odd" --prompt x --max-tokens 2 --json
 refuse 1 'no-such' "$nibble" generate "$scratch/no-such"$'\xff' --prompt x
+touch "$odd/"$'LICENSE\xff'
+expect 0 '"sha256"' "$nibble" quantize "$odd" "$scratch/result"$'\xff' --method rtn --json
+json "$scratch/out" 'd["clean"]' >/dev/null || fail "not valid JSON with names that are not UTF-8"
 printf '{%% if %%}\xff' >"$odd/chat_template.jinja"
 echo '[{"role": "user", "content": "x"}]' >"$scratch/messages.json"
 refuse 1 'chat_template.jinja: not valid UTF-8' "$nibble" generate "$odd" --messages "$scratch/messages.json"
