@@ -89,6 +89,13 @@ class Backend {
     return Prepare(std::span(&part, 1), role);
   }
 
+  // The bytes of what Prepare makes of such parts (a few more where there is a group index). Looks
+  // at shapes and types and the group index, at no values. Throws as Prepare does.
+  virtual int64_t WeightBytes(std::span<const WeightView> parts, Role role) const = 0;
+  int64_t WeightBytes(const WeightView& part, Role role) const {
+    return WeightBytes(std::span(&part, 1), role);
+  }
+
   // Null where prepared weights cannot be kept in a file.
   virtual const WeightLayout* weight_layout() const { return nullptr; }
 

@@ -273,6 +273,23 @@ std::vector<LayerCase> Cases() {
   return cases;
 }
 
+TEST(WeightBytes, AreThoseOfWhatIsPrepared) {
+  for (const char* name : {"reference", "cpu"}) {
+    const auto backend = MakeBackend(name);
+    for (const WeightFormat& format :
+         {WeightFormat{.dtype = DType::kBF16}, WeightFormat{.dtype = DType::kF32},
+          WeightFormat{.bits = 4, .group_size = 32}}) {
+      const HostWeight a = RandomWeight(format, 70, 96, 1);
+      const HostWeight b = RandomWeight(format, 130, 96, 2);
+      const std::vector<WeightView> parts = {a.view(), b.view()};
+      EXPECT_EQ(backend->WeightBytes(parts, Role::kGateUp),
+                backend->Prepare(parts, Role::kGateUp)->size_bytes());
+      EXPECT_EQ(backend->WeightBytes(a.view(), Role::kProjection),
+                backend->Prepare(a.view(), Role::kProjection)->size_bytes());
+    }
+  }
+}
+
 class LayerTest : public ::testing::TestWithParam<LayerCase> {};
 
 INSTANTIATE_TEST_SUITE_P(Cases, LayerTest, ::testing::ValuesIn(Cases()),

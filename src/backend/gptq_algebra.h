@@ -40,6 +40,11 @@ class GptqAlgebra {
   // that NIBBLE_INSTRUCTION_SET has for it, and the library; "avx512: OpenBLAS 0.3.21 SkylakeX".
   // Where signatures are equal, so are bits. Throws kNotFound if the library is not installed.
   virtual std::string signature() const = 0;
+
+  // Memory that is held beside the arguments: by GramUpdate of up to `count` chosen rows of x, and
+  // by InverseCholesky (of each call from inside a ParallelFor body).
+  virtual int64_t GramScratchBytes(int64_t count, int64_t n) const = 0;
+  virtual int64_t FactorScratchBytes(int64_t n) const = 0;
 };
 
 }  // namespace nibble

@@ -109,18 +109,29 @@ ShardedBackend::Share ShardedBackend::MyRows(const WeightView& part, int64_t ind
   return {};
 }
 
-std::unique_ptr<Weight> ShardedBackend::Prepare(std::span<const WeightView> parts, Role role,
-                                                const PartCopied& copied) {
+std::vector<WeightView> ShardedBackend::MyParts(std::span<const WeightView> parts,
+                                                Role role) const {
   std::vector<WeightView> mine;
   for (size_t i = 0; i < parts.size(); ++i) {
     const Share rows = MyRows(parts[i], static_cast<int64_t>(i), role);
-    if (rows.size() == 0) {  // then the other parts have none either
-      for (size_t part = 0; part < parts.size(); ++part) copied(part);
-      return std::make_unique<ShardedWeight>(ShapesOf(parts), nullptr);
-    }
+    if (rows.size() == 0) return {};  // then the other parts have none either
     mine.push_back(role == Role::kVector ? parts[i] : RowsOf(parts[i], rows.first, rows.size()));
   }
-  return std::make_unique<ShardedWeight>(ShapesOf(parts), inner_.Prepare(mine, role, copied));
+  return mine;
+}
+
+std::unique_ptr<Weight> ShardedBackend::Prepare(std::span<const WeightView> parts, Role role,
+                                                const PartCopied& copied) {
+  const std::vector<WeightView> mine = MyParts(parts, role);
+  if (!mine.empty()) {
+    return std::make_unique<ShardedWeight>(ShapesOf(parts), inner_.Prepare(mine, role, copied));
+  }
+  for (size_t part = 0; part < parts.size(); ++part) copied(part);
+  return std::make_unique<ShardedWeight>(ShapesOf(parts), nullptr);
+}
+
+int64_t ShardedBackend::WeightBytes(std::span<const WeightView> parts, Role role) const {
+  return inner_.WeightBytes(MyParts(parts, role), role);
 }
 
 Activation ShardedBackend::MakeActivation(int64_t capacity_rows, int64_t cols) {

@@ -41,6 +41,8 @@ class ShardedBackend final : public Backend {
   using Backend::Prepare;
   std::unique_ptr<Weight> Prepare(std::span<const WeightView> parts, Role role,
                                   const PartCopied& copied) override;
+  using Backend::WeightBytes;
+  int64_t WeightBytes(std::span<const WeightView> parts, Role role) const override;
 
   void Upload(std::span<const float> host, Activation& x) override;
   void Download(const Activation& x, std::span<float> host) override;
@@ -79,6 +81,8 @@ class ShardedBackend final : public Backend {
   // This rank's heads; none if there are more ranks than KV groups.
   AttentionShape MyHeads(const AttentionShape& shape) const;
   Share MyRows(const WeightView& part, int64_t index, Role role) const;
+  // This rank's rows of each part; none at all if it has none of one.
+  std::vector<WeightView> MyParts(std::span<const WeightView> parts, Role role) const;
 
   // full [rows, cols] = the columns that every rank has of it, dealt in units of `unit`.
   void GatherColumns(const float* mine, int64_t rows, int64_t cols, int64_t unit,

@@ -135,6 +135,12 @@ std::unique_ptr<Weight> CpuBackend::Prepare(std::span<const WeightView> parts, R
   return std::make_unique<CpuWeight>(std::move(matrices));
 }
 
+int64_t CpuBackend::WeightBytes(std::span<const WeightView> parts, Role role) const {
+  int64_t bytes = 0;
+  for (const WeightView& part : parts) bytes += weight_layout_.SizeBytes(part, role);
+  return bytes;
+}
+
 void CpuBackend::Upload(std::span<const float> host, Activation& x) {
   NIBBLE_CHECK(static_cast<int64_t>(host.size()) == x.rows * x.cols);
   std::copy(host.begin(), host.end(), HostData(x));

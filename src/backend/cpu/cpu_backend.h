@@ -39,6 +39,8 @@ class CpuBackend final : public Backend {
   using Backend::Prepare;
   std::unique_ptr<Weight> Prepare(std::span<const WeightView> parts, Role role,
                                   const PartCopied& copied) override;
+  using Backend::WeightBytes;
+  int64_t WeightBytes(std::span<const WeightView> parts, Role role) const override;
   const WeightLayout* weight_layout() const override { return &weight_layout_; }
 
   void Upload(std::span<const float> host, Activation& x) override;

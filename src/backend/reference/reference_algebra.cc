@@ -59,6 +59,10 @@ int64_t ReferenceAlgebra::InverseCholesky(float* h, int64_t n) {
   return -1;
 }
 
+int64_t ReferenceAlgebra::FactorScratchBytes(int64_t n) const {
+  return 2 * n * n * static_cast<int64_t>(sizeof(double));  // the factor and its inverse
+}
+
 void ReferenceAlgebra::TransposedMultiplyAdd(float alpha, const float* a, int64_t lda,
                                              const float* b, int64_t ldb, float* c, int64_t ldc,
                                              int64_t m, int64_t n, int64_t k) {

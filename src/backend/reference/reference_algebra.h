@@ -14,6 +14,8 @@ class ReferenceAlgebra final : public GptqAlgebra {
   void TransposedMultiplyAdd(float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
                              float* c, int64_t ldc, int64_t m, int64_t n, int64_t k) override;
   std::string signature() const override { return "reference: plain loops in double"; }
+  int64_t GramScratchBytes(int64_t /*count*/, int64_t /*n*/) const override { return 0; }
+  int64_t FactorScratchBytes(int64_t n) const override;
 
  private:
   ThreadPool pool_{1};

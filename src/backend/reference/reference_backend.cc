@@ -245,6 +245,15 @@ std::unique_ptr<Weight> ReferenceBackend::Prepare(std::span<const WeightView> pa
   return std::make_unique<ReferenceWeight>(std::move(matrices));
 }
 
+int64_t ReferenceBackend::WeightBytes(std::span<const WeightView> parts, Role /*role*/) const {
+  int64_t elements = 0;
+  for (const WeightView& part : parts) {
+    const MatrixShape shape = ShapeOf(part);
+    elements += shape.rows * shape.cols;
+  }
+  return elements * static_cast<int64_t>(sizeof(float));
+}
+
 void ReferenceBackend::Upload(std::span<const float> host, Activation& x) {
   NIBBLE_CHECK(static_cast<int64_t>(host.size()) == x.rows * x.cols);
   std::copy(host.begin(), host.end(), HostData(x));

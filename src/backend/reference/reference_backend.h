@@ -31,6 +31,8 @@ class ReferenceBackend final : public Backend {
   using Backend::Prepare;
   std::unique_ptr<Weight> Prepare(std::span<const WeightView> parts, Role role,
                                   const PartCopied& copied) override;
+  using Backend::WeightBytes;
+  int64_t WeightBytes(std::span<const WeightView> parts, Role role) const override;
 
   void Upload(std::span<const float> host, Activation& x) override;
   void Download(const Activation& x, std::span<float> host) override;

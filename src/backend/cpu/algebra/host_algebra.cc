@@ -39,6 +39,10 @@ int64_t TopRows(int64_t n) {
   return std::min(kMaxRows, RoundUp(n / 2, 64));
 }
 
+// Floats of scratch that rows are gathered in, and that a factorisation needs.
+int64_t GatheredFloats(int64_t count, int64_t n) { return std::min(kGatheredRows, count) * n; }
+int64_t FactorFloats(int64_t n) { return TopRows(n) * (n - TopRows(n)); }
+
 class HostAlgebra : public GptqAlgebra {
  public:
   HostAlgebra(ThreadPool& pool, std::string_view instruction_set)
@@ -53,6 +57,8 @@ class HostAlgebra : public GptqAlgebra {
   void TransposedMultiplyAdd(float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
                              float* c, int64_t ldc, int64_t m, int64_t n, int64_t k) override;
   std::string signature() const override;
+  int64_t GramScratchBytes(int64_t count, int64_t n) const override;
+  int64_t FactorScratchBytes(int64_t n) const override;
 
  private:
   // Loaded when first needed: what only runs a model needs none. From any thread.
@@ -108,7 +114,7 @@ void HostAlgebra::GramUpdate(const Activation& activation, const int32_t* rows, 
   if (rows == nullptr) return LargeGramUpdate(x, count, cols, h);
   Scratch own;
   float* const gathered =
-      (pool_->InBody() ? own : gathered_).Get<float>(std::min(kGatheredRows, count) * cols);
+      (pool_->InBody() ? own : gathered_).Get<float>(GatheredFloats(count, cols));
   for (int64_t first = 0; first < count; first += kGatheredRows) {
     const int64_t some = std::min(kGatheredRows, count - first);
     pool_->ParallelFor(some, [&](int64_t i, int) {
@@ -204,11 +210,18 @@ void HostAlgebra::TimesUpper(int64_t m, int64_t n, int64_t k, const float* a, in
   Blas().Gemm(false, false, m, n, k - n, 1.0f, a, lda, v, ldv, c, ldc);
 }
 
+int64_t HostAlgebra::GramScratchBytes(int64_t count, int64_t n) const {
+  return n <= kSmallGram ? 0 : GatheredFloats(count, n) * static_cast<int64_t>(sizeof(float));
+}
+
+int64_t HostAlgebra::FactorScratchBytes(int64_t n) const {
+  return n <= kSmallFactor ? 0 : FactorFloats(n) * static_cast<int64_t>(sizeof(float));
+}
+
 int64_t HostAlgebra::InverseCholesky(float* h, int64_t n) {
   if (n <= kSmallFactor) return cpu::SmallInverseCholesky(h, n, n);
-  const int64_t rows = TopRows(n);
   Scratch own;
-  float* const scratch = (pool_->InBody() ? own : scratch_).Get<float>(rows * (n - rows));
+  float* const scratch = (pool_->InBody() ? own : scratch_).Get<float>(FactorFloats(n));
   return Factor(h, n, n, n <= 4096 ? 256 : kSmallFactor, scratch);
 }
 
