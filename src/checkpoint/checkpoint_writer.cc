@@ -23,10 +23,6 @@ constexpr char kPartial[] = ".partial";
 // Grows with every change to what a ledger says or means. Source: docs/formats.md#resume-ledger.
 constexpr int kLedgerFormat = 2;
 
-int64_t SizeBytes(const TensorPlan& tensor) {
-  return tensor.shape.num_elements() * DTypeSize(tensor.dtype);
-}
-
 std::string Digest(const std::string& text) { return Sha256(std::as_bytes(std::span(text))); }
 
 // Says which member of two job descriptions differs, and what to do.
@@ -68,12 +64,17 @@ void CheckLedgerHead(const Json& head, const fs::path& ledger) {
 
 }  // namespace
 
+int64_t UnitPlan::size_bytes() const {
+  int64_t bytes = 0;
+  for (const TensorPlan& tensor : tensors) bytes += tensor.size_bytes();
+  return bytes;
+}
+
 std::vector<ShardPlan> PlanShards(const std::vector<UnitPlan>& units, int64_t max_shard_bytes) {
   std::vector<ShardPlan> shards;
   int64_t filled = 0;
   for (size_t u = 0; u < units.size(); ++u) {
-    int64_t bytes = 0;
-    for (const TensorPlan& tensor : units[u].tensors) bytes += SizeBytes(tensor);
+    const int64_t bytes = units[u].size_bytes();
     if (shards.empty() || filled + bytes > max_shard_bytes) {
       shards.push_back({"", static_cast<int64_t>(u), static_cast<int64_t>(u), "", 0});
       filled = 0;

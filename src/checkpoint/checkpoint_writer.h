@@ -20,12 +20,16 @@ struct TensorPlan {
   std::string name;
   DType dtype = DType::kBF16;
   Shape shape;
+
+  int64_t size_bytes() const { return shape.num_elements() * DTypeSize(dtype); }
 };
 
 // The tensors written in one transaction: a decoder layer, or tensors outside the layers.
 struct UnitPlan {
   std::string name;  // unique
   std::vector<TensorPlan> tensors;
+
+  int64_t size_bytes() const;
 };
 
 // The layout of the output: a pure function of the units and the shard size. Units fill shards

@@ -36,6 +36,12 @@ LayerScratch::LayerScratch(Backend& backend, const ModelSpec& spec, int64_t max_
   routing = backend.MakeRouting(widest.router, max_tokens);
 }
 
+int64_t LayerScratch::SizeBytes(const ModelSpec& spec, int64_t max_tokens) {
+  const Widths widest = WidestOf(spec);
+  const int64_t cols = 2 * spec.hidden_size + 2 * widest.q + widest.middle;
+  return max_tokens * cols * static_cast<int64_t>(sizeof(float));
+}
+
 void DecoderLayer::Attention(const LayerSpec& spec, const LayerWeights& weights, int64_t kv_layer,
                              Activation& x, LayerScratch& scratch, LayerObserver* observer) const {
   const AttentionWeights attention = weights.attention();

@@ -16,7 +16,8 @@ class LayerObserver {
   // [tokens, hidden]: into q, k and v; then [tokens, num_heads * head_dim]: into out.
   virtual void AttentionInput(const Activation& /*normed*/) {}
   virtual void AttentionOutput(const Activation& /*attended*/) {}
-  // [tokens, hidden]: into gate and up; then [slots, intermediate]: into down.
+  // [tokens, hidden]: into gate and up; then [slots, intermediate]: into down. h lives until
+  // ExpertMiddle has returned.
   virtual void ExpertInput(const Activation& /*h*/, const Routing& /*routing*/) {}
   virtual void ExpertMiddle(const Activation& /*g*/, const Routing& /*routing*/) {}
 };
@@ -24,6 +25,12 @@ class LayerObserver {
 // Scratch of one step, made once for the largest. Layers run one after another and share it.
 struct LayerScratch {
   LayerScratch(Backend& backend, const ModelSpec& spec, int64_t max_tokens);
+
+  // What one takes, where activations are floats.
+  static int64_t SizeBytes(const ModelSpec& spec, int64_t max_tokens);
+
+  // The slots of a layer that g has room for, whoever chose them.
+  int64_t max_slots(const LayerSpec& spec) const { return g.capacity / spec.intermediate; }
 
   Activation normed;    // [tokens, hidden]
   Activation q;         // [tokens, num_heads * head_dim]
@@ -48,8 +55,8 @@ class DecoderLayer {
   void Route(const LayerSpec& spec, const LayerWeights& weights, const Activation& x,
              LayerScratch& scratch) const;
 
-  // x += Σ experts, over the slots in scratch.routing (after Route; the caller may have uploaded
-  // others).
+  // x += Σ experts, reading scratch.h over the slots in scratch.routing: those of Route, or others
+  // that the caller has uploaded.
   void Experts(const LayerWeights& weights, Activation& x, LayerScratch& scratch,
                LayerObserver* observer = nullptr) const;
 

@@ -73,4 +73,9 @@ std::vector<QuantizedLinear> RoundToNearest(const Recipe& recipe, DType scale_dt
   return Solve(recipe, scale_dtype, linears, nullptr, 0, algebra);
 }
 
+int64_t SolverBytes(const Recipe& recipe, int64_t rows, int64_t cols, GptqAlgebra& algebra) {
+  return algebra.threads().num_threads() * LinearSolver::ChunkBytes(recipe, rows, cols) +
+         LinearSolver::MeasureBytes(rows, cols) + algebra.FactorScratchBytes(cols);
+}
+
 }  // namespace nibble

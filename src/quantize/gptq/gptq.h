@@ -37,9 +37,8 @@ struct QuantizedLinear {
 // divide the columns.
 //
 // Works on algebra's threads; the result does not depend on their number. May be called from an
-// algebra.threads().ParallelFor body. Peak memory beside h: about 11 bytes per weight of a chunk,
-// one chunk of up to 512 rows on each thread. Source: arXiv 2210.17323, and llm-compressor's
-// GPTQModifier for the order of steps.
+// algebra.threads().ParallelFor body. Source: arXiv 2210.17323, and llm-compressor's GPTQModifier
+// for the order of steps.
 std::vector<QuantizedLinear> QuantizeWithHessian(const Recipe& recipe, DType scale_dtype,
                                                  std::span<const DenseLinear> linears, float* h,
                                                  int64_t tokens, GptqAlgebra& algebra);
@@ -48,5 +47,9 @@ std::vector<QuantizedLinear> QuantizeWithHessian(const Recipe& recipe, DType sca
 std::vector<QuantizedLinear> RoundToNearest(const Recipe& recipe, DType scale_dtype,
                                             std::span<const DenseLinear> linears,
                                             GptqAlgebra& algebra);
+
+// Memory that either takes beside h and the results, for Linears [rows, cols]. RoundToNearest takes
+// only a part of it.
+int64_t SolverBytes(const Recipe& recipe, int64_t rows, int64_t cols, GptqAlgebra& algebra);
 
 }  // namespace nibble

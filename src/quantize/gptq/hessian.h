@@ -14,6 +14,9 @@ inline constexpr int64_t kSmallHessian = 1024;
 // The running Gram matrix X^T X of one layer input (a tap), shared by the Linears that read it.
 // Only the upper triangle is kept. Sums are in single precision over blocks of rows of fixed size,
 // so they depend on the order of the calibration tokens alone.
+//
+// GPTQ's Hessian is twice that: HessianFactor (gptq/hessian_factor.h), which is given data(),
+// doubles the sums in place and then puts the factor there. After that nothing may be added.
 class Hessian {
  public:
   // All zeros; pages become resident when first written. Throws kResourceExhausted.
@@ -25,6 +28,8 @@ class Hessian {
   // null.
   void Add(const Activation& x, const int32_t* rows, int64_t first, int64_t count,
            GptqAlgebra& algebra);
+
+  static int64_t SizeBytes(int64_t size) { return size * size * int64_t{sizeof(float)}; }
 
   int64_t size() const { return size_; }
   int64_t tokens() const { return tokens_; }

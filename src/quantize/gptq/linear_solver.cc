@@ -25,6 +25,37 @@ size_t Size(int64_t value) { return static_cast<size_t>(value); }
 // The row of sample `index` of `count` evenly spaced ones.
 int64_t SampledRow(int64_t index, int64_t count, int64_t rows) { return index * rows / count; }
 
+// Long chunks make the matrix products efficient; short ones give all threads work on small
+// Linears.
+int64_t ChunkRows(int64_t rows) {
+  return (rows >= 4096 ? 8 : rows >= 2048 ? 4 : 1) * kSweepRowMultiple;
+}
+
+// How a chunk of `rows` rows is swept.
+struct ChunkShape {
+  ChunkShape(const Recipe& recipe, int64_t chunk_rows, int64_t num_cols)
+      : rows(chunk_rows),
+        padded(RoundUp(chunk_rows, kSweepRowMultiple)),
+        cols(num_cols),
+        block_size(std::min(recipe.block_size, num_cols)),
+        far(std::max<int64_t>(1, kFarColumns / block_size) * block_size),
+        num_groups(num_cols / recipe.GroupSize(num_cols)) {}
+
+  // Of the arrays that SolveChunk takes.
+  int64_t size_bytes() const {
+    const int64_t floats =
+        rows * cols + padded * (cols + far) + cols + (2 * num_groups + 1) * padded;
+    return floats * int64_t{sizeof(float)} + (rows + padded) * cols;
+  }
+
+  int64_t rows;
+  int64_t padded;  // rows of the transposed chunk
+  int64_t cols;
+  int64_t block_size;
+  int64_t far;  // columns whose errors are spread to those after them together: deeper products
+  int64_t num_groups;
+};
+
 // to [cols, to_rows] = from [rows, cols] with its columns in `order`; rows after `rows` become
 // zero.
 void TransposeInOrder(const float* from, int64_t rows, int64_t cols, std::span<const int32_t> order,
@@ -140,9 +171,7 @@ LinearSolver::LinearSolver(const Recipe& recipe, DType scale_dtype, const DenseL
   group_size_ = recipe.GroupSize(cols_);
   num_groups_ = recipe.NumGroups(linear.module, cols_);
   NIBBLE_CHECK(factor == nullptr || factor->size() == cols_);
-  // Long chunks make the matrix products efficient; short ones give all threads work on small
-  // Linears.
-  chunk_rows_ = (rows_ >= 4096 ? 8 : rows_ >= 2048 ? 4 : 1) * kSweepRowMultiple;
+  chunk_rows_ = ChunkRows(rows_);
 
   order_.resize(Size(cols_));
   group_at_.resize(Size(cols_));
@@ -218,6 +247,15 @@ void LinearSolver::ObserveRow(const float* row, float* ordered, Grid* grids) con
   }
 }
 
+int64_t LinearSolver::ChunkBytes(const Recipe& recipe, int64_t rows, int64_t cols) {
+  return ChunkShape(recipe, std::min(rows, ChunkRows(rows)), cols).size_bytes();
+}
+
+int64_t LinearSolver::MeasureBytes(int64_t rows, int64_t cols) {
+  // Errors and weights of the sampled rows, and their products with H.
+  return 2 * 2 * std::min(rows, kMaxSampledRows) * cols * int64_t{sizeof(float)};
+}
+
 void LinearSolver::MeasureRounding(GptqAlgebra& algebra) {
   const int64_t count = std::min(rows_, kMaxSampledRows);
   // Columns [0, count): rounding errors; [count, 2 count): the weights themselves.
@@ -244,14 +282,11 @@ void LinearSolver::MeasureRounding(GptqAlgebra& algebra) {
 void LinearSolver::SolveChunk(int64_t chunk, bool use_factor, GptqAlgebra& algebra) {
   const int64_t first_row = chunk * chunk_rows_;
   const int64_t count = std::min(chunk_rows_, rows_ - first_row);
-  const int64_t padded = RoundUp(count, kSweepRowMultiple);
-  const int64_t block_size = std::min(recipe_->block_size, cols_);
-  // The errors of several blocks are spread to the columns after them together, in deeper matrix
-  // products.
-  const int64_t far = std::max<int64_t>(1, kFarColumns / block_size) * block_size;
-  ChunkArrays arrays(sizeof(float) * Size(count * cols_ + padded * (cols_ + far) + cols_ +
-                                          (2 * num_groups_ + 1) * padded) +
-                     Size((count + padded) * cols_));
+  const ChunkShape shape(*recipe_, count, cols_);
+  const int64_t padded = shape.padded;
+  const int64_t block_size = shape.block_size;
+  const int64_t far = shape.far;
+  ChunkArrays arrays(Size(shape.size_bytes()));
   float* const weights = arrays.Take<float>(count * cols_).data();
   float* const current = arrays.Take<float>(cols_ * padded).data();
   float* const errors = arrays.Take<float>(far * padded).data();

@@ -23,6 +23,10 @@ class LinearSolver {
   LinearSolver(const Recipe& recipe, DType scale_dtype, const DenseLinear& linear,
                const HessianFactor* factor);
 
+  // Memory of MeasureRounding, and of a chunk, which its thread keeps for the chunks to come.
+  static int64_t MeasureBytes(int64_t rows, int64_t cols);
+  static int64_t ChunkBytes(const Recipe& recipe, int64_t rows, int64_t cols);
+
   // The error of rounding to nearest and the energy of the output, on sampled rows. Before
   // Factor().
   void MeasureRounding(GptqAlgebra& algebra);

@@ -18,6 +18,9 @@ class HiddenStates {
   static HiddenStates InMemory(int64_t rows, int64_t cols);  // throws kResourceExhausted
   // In `directory`, which must exist. Throws kIo, kResourceExhausted (disk full).
   static HiddenStates InFile(int64_t rows, int64_t cols, const std::filesystem::path& directory);
+  static int64_t SizeBytes(int64_t rows, int64_t cols) {
+    return rows * cols * static_cast<int64_t>(sizeof(float));
+  }
 
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
