@@ -5,7 +5,6 @@
 #include <optional>
 
 #include "base/file.h"
-#include "checkpoint/model_config.h"
 #include "data/calibration.h"
 #include "quantize/recipe_file.h"
 #include "quantize/run.h"
@@ -15,7 +14,7 @@
 namespace nibble {
 namespace {
 
-CalibrationSet Load(const QuantizeOptions& options) {
+CalibrationSet Load(const QuantizeOptions& options, const ModelConfig& config) {
   if (options.calibration.empty()) return {};
   const Tokenizer tokenizer = Tokenizer::Load(options.input);
   std::optional<ChatTemplate> chat_template;
@@ -27,8 +26,11 @@ CalibrationSet Load(const QuantizeOptions& options) {
                           .max_seq_len = options.max_seq_len,
                           .text_column = options.text_column,
                           .chat = options.chat},
-                         tokenizer, chat_template ? &*chat_template : nullptr,
-                         ReadModelConfig(options.input).vocab_size);
+                         tokenizer, chat_template ? &*chat_template : nullptr, config.vocab_size);
+}
+
+QuantizationRun Prepare(const QuantizeOptions& options) {
+  return {options, [&](const ModelConfig& config) { return Load(options, config); }};
 }
 
 }  // namespace
@@ -37,17 +39,13 @@ RecipeOptions ReadRecipe(const std::filesystem::path& file) {
   return ParseRecipe(ReadTextFile(file), file.string());
 }
 
-QuantizePlan PlanQuantization(const QuantizeOptions& options) {
-  return QuantizationRun(options, Load(options)).plan();
-}
+QuantizePlan PlanQuantization(const QuantizeOptions& options) { return Prepare(options).plan(); }
 
 void RequireResources(const QuantizePlan& plan) {
   if (plan.lacking.empty()) return;
   throw Error(ErrorCode::kResourceExhausted, fmt::format("{}", fmt::join(plan.lacking, ". ")));
 }
 
-QuantizeReport Quantize(const QuantizeOptions& options) {
-  return QuantizationRun(options, Load(options)).Run();
-}
+QuantizeReport Quantize(const QuantizeOptions& options) { return Prepare(options).Run(); }
 
 }  // namespace nibble

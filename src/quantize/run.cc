@@ -71,23 +71,26 @@ Checkpoint OpenSource(const QuantizeOptions& options) {
 }  // namespace
 
 struct QuantizationRun::State {
-  State(const QuantizeOptions& given, CalibrationSet set)
+  explicit State(const QuantizeOptions& given)
       : options(given),
         recipe(MakeRecipe(given.recipe)),
         source(OpenSource(given)),
         config(source.config()),
         spec(SpecOf(config)),
-        calibration(std::move(set)),
         output(source, recipe),
         backend(MakeBackend(given.backend, {.threads = given.threads, .instruction_set = {}})) {}
 
-  void MakePlan();
+  // Before the start, in order.
+  void CheckOptions() const;
+  void PlanOutput();
+  void Calibrate(CalibrationSet set);
+  void PlanDisk();
+
   QuantizeReport Run();
 
   bool gptq() const { return recipe.method == Method::kGptq; }
   Json Job() const;
   std::string DescribeToken(int64_t token) const;
-  void CheckDisk() const;
 
   // The phases of Run, in order.
   void Embed(CheckpointWriter& writer, ActivationStream& stream);
@@ -104,11 +107,12 @@ struct QuantizationRun::State {
   const Checkpoint source;
   const ModelConfig& config;
   const ModelSpec spec;
-  const CalibrationSet calibration;
   const OutputPlan output;
   std::unique_ptr<Backend> backend;
+  CalibrationSet calibration;
   TokenBatches batches;        // run through the quantized layers
   TokenBatches probe_batches;  // the first of them, run through the original layers too
+  LayerWork work;
   QuantizePlan plan;
   PhaseClock clock;
 
@@ -119,30 +123,31 @@ struct QuantizationRun::State {
   HiddenStates hidden;
   HiddenStates middle;
   std::unique_ptr<Progress> progress;
-  LayerWork work;
 };
 
-QuantizationRun::QuantizationRun(const QuantizeOptions& options, CalibrationSet calibration)
-    : state_(std::make_unique<State>(options, std::move(calibration))) {
-  state_->MakePlan();
+QuantizationRun::QuantizationRun(const QuantizeOptions& options,
+                                 const CalibrationLoader& load_calibration)
+    : state_(std::make_unique<State>(options)) {
+  state_->CheckOptions();
+  state_->PlanOutput();
+  state_->Calibrate(load_calibration(state_->config));
+  state_->PlanDisk();
 }
 
 QuantizationRun::~QuantizationRun() = default;
 const QuantizePlan& QuantizationRun::plan() const { return state_->plan; }
 QuantizeReport QuantizationRun::Run() { return state_->Run(); }
 
-void QuantizationRun::State::MakePlan() {
-  if (calibration.sequences.empty() && gptq()) {
-    throw Error(
-        ErrorCode::kInvalidArgument,
-        "`method` gptq needs calibration rows: give `calibration` FILE, or use `method` rtn");
-  }
+void QuantizationRun::State::CheckOptions() const {
   if (!gptq() && (options.calibrate_all_experts || options.top_up_experts)) {
     throw Error(
         ErrorCode::kInvalidArgument,
         "`calibrate_all_experts` and `top_up_experts` steer calibration, which `method` rtn "
         "does not do");
   }
+}
+
+void QuantizationRun::State::PlanOutput() {
   // They are copied at the end: what cannot be read then is to be known now.
   for (const fs::path& file : CompanionFiles(options.input)) {
     const MappedFile readable(file);
@@ -151,6 +156,21 @@ void QuantizationRun::State::MakePlan() {
   for (const std::string& name : output.dropped()) {
     LogWarning("tensor_left_out name={}: not part of a Mixtral model", name);
   }
+  const std::vector<ShardPlan> shards = PlanShards(output.units(), options.max_shard_bytes);
+  plan.num_shards = static_cast<int64_t>(shards.size());
+  for (const ShardPlan& shard : shards) plan.output_bytes += shard.size_bytes;
+  fs::path existing = fs::absolute(options.output);
+  while (!fs::exists(existing) && existing.has_parent_path()) existing = existing.parent_path();
+  plan.free_disk_bytes = FreeDiskBytes(existing);
+}
+
+void QuantizationRun::State::Calibrate(CalibrationSet set) {
+  if (set.sequences.empty() && gptq()) {
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        "`method` gptq needs calibration rows: give `calibration` FILE, or use `method` rtn");
+  }
+  calibration = std::move(set);
   const int64_t step_tokens = BatchTokens(config);
   const std::vector<std::vector<int32_t>> probe_tokens =
       FirstTokens(calibration.sequences, std::min(Probe::kMaxTokens, step_tokens));
@@ -159,8 +179,6 @@ void QuantizationRun::State::MakePlan() {
   batches = gptq() ? CutIntoBatches(calibration.sequences, step_tokens) : probe_batches;
   work = CountLayerWork(config, batches, options.calibrate_all_experts);
 
-  plan.calibration_tokens = batches.num_tokens;
-  plan.gflop_per_second = MeasureGflopPerSecond(backend->algebra());
   const int64_t budget =
       options.memory_bytes > 0 ? options.memory_bytes : AvailableMemoryBytes() / 10 * 8;
   PlanMemory({.config = &config,
@@ -174,23 +192,9 @@ void QuantizationRun::State::MakePlan() {
               .top_up = options.top_up_experts,
               .budget_bytes = budget},
              plan);
-  const std::vector<ShardPlan> shards = PlanShards(output.units(), options.max_shard_bytes);
-  plan.num_shards = static_cast<int64_t>(shards.size());
-  for (const ShardPlan& shard : shards) plan.output_bytes += shard.size_bytes;
-  fs::path existing = fs::absolute(options.output);
-  while (!fs::exists(existing) && existing.has_parent_path()) existing = existing.parent_path();
-  plan.free_disk_bytes = FreeDiskBytes(existing);
-  if (!options.resume && plan.output_bytes + plan.scratch_disk_bytes > plan.free_disk_bytes) {
-    plan.lacking.push_back(fmt::format(
-        "{}: needs {} on disk ({} of output{}), {} free; free some space or choose "
-        "another disk",
-        options.output.string(), FormatBytes(plan.output_bytes + plan.scratch_disk_bytes),
-        FormatBytes(plan.output_bytes),
-        plan.scratch_disk_bytes > 0
-            ? ", " + FormatBytes(plan.scratch_disk_bytes) + " of activations"
-            : "",
-        FormatBytes(plan.free_disk_bytes)));
-  }
+
+  plan.calibration_tokens = batches.num_tokens;
+  plan.gflop_per_second = MeasureGflopPerSecond(backend->algebra());
   const double layers = static_cast<double>(config.num_layers);
   const auto add_phase = [&](const char* name, double gflop) {
     if (gflop <= 0) return;
@@ -203,6 +207,18 @@ void QuantizationRun::State::MakePlan() {
     add_phase("solve", layers * work.solve);
   }
   add_phase("advance", (layers - 1) * work.advance());
+}
+
+void QuantizationRun::State::PlanDisk() {
+  const int64_t needed = plan.output_bytes + plan.scratch_disk_bytes;
+  if (options.resume || needed <= plan.free_disk_bytes) return;
+  plan.lacking.push_back(fmt::format(
+      "{}: needs {} on disk ({} of output{}), {} free; free some space or choose another disk",
+      options.output.string(), FormatBytes(needed), FormatBytes(plan.output_bytes),
+      plan.scratch_disk_bytes > 0
+          ? ", " + FormatBytes(plan.scratch_disk_bytes) + " of activations"
+          : "",
+      FormatBytes(plan.free_disk_bytes)));
 }
 
 // The options and inputs that decide the bytes of the output. (The instruction set decides the last

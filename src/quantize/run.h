@@ -1,20 +1,26 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 
+#include "checkpoint/model_config.h"
 #include "data/calibration.h"
 #include "nibble/quantize.h"
 
 namespace nibble {
 
-// One quantization run, from options and calibration tokens to report: the implementation of
-// Quantize() and PlanQuantization().
+// Reads the calibration rows as tokens of this model. No sequences: there are no rows.
+using CalibrationLoader = std::function<CalibrationSet(const ModelConfig& config)>;
+
+// One quantization run, from options to report: the implementation of Quantize() and
+// PlanQuantization().
 class QuantizationRun {
  public:
-  // Checks everything that can be known before the start. Writes nothing. The sequences may be
-  // empty for rounding to nearest only. Throws Error for unfit options or input; too little memory
-  // or disk is told by the plan.
-  QuantizationRun(const QuantizeOptions& options, CalibrationSet calibration);
+  // Checks everything that can be known before the start, what is quick before what is slow: the
+  // recipe, the input and what can be made of it; then has the calibration rows read, and plans
+  // memory and disk. Writes nothing. Throws Error for unfit options or input, also for no rows,
+  // unless it is rounding to nearest; too little memory or disk is told by the plan.
+  QuantizationRun(const QuantizeOptions& options, const CalibrationLoader& load_calibration);
   ~QuantizationRun();
 
   const QuantizePlan& plan() const;

@@ -76,7 +76,11 @@ class QuantizationRunTest : public ::testing::Test {
 
   QuantizeReport Run(const std::string& output) {
     options_.output = directory_.path() / output;
-    return QuantizationRun(options_, calibration_).Run();
+    return QuantizationRun(options_, Calibration()).Run();
+  }
+
+  CalibrationLoader Calibration() const {
+    return [this](const ModelConfig&) { return calibration_; };
   }
 
   // Digests of everything a reader of the checkpoint reads.
@@ -168,13 +172,13 @@ TEST_F(QuantizationRunTest, BytesDependOnNeitherThreadsNorMemory) {
   EXPECT_EQ(Files("one_thread"), Files("a"));
   options_.threads = 5;
   // The smallest budget: one expert at a time, activations in a file.
-  const QuantizePlan plenty = QuantizationRun(options_, calibration_).plan();
+  const QuantizePlan plenty = QuantizationRun(options_, Calibration()).plan();
   EXPECT_EQ(plenty.experts_at_once, 5);
   options_.memory_bytes = plenty.memory_bytes;
   QuantizePlan least = plenty;
   for (;;) {
     options_.memory_bytes -= 20'000;
-    const QuantizePlan plan = QuantizationRun(options_, calibration_).plan();
+    const QuantizePlan plan = QuantizationRun(options_, Calibration()).plan();
     if (!plan.lacking.empty()) {
       EXPECT_THAT(plan.lacking, ElementsAre(HasSubstr("one expert at a time needs")));
       break;
@@ -198,7 +202,7 @@ bool RunAndKill(const QuantizeOptions& options, const CalibrationSet& calibratio
   const pid_t child = fork();
   if (child == 0) {
     try {
-      QuantizationRun(options, calibration).Run();
+      QuantizationRun(options, [&](const ModelConfig&) { return calibration; }).Run();
       _exit(0);
     } catch (const Error& error) {
       std::fprintf(stderr, "%s\n", error.what());
@@ -506,6 +510,42 @@ TEST_F(QuantizationRunTest, BadInputIsNamedBeforeAnythingIsWritten) {
   EXPECT_THAT(ErrorOf("again"), HasSubstr("quantized already"));
   EXPECT_FALSE(fs::exists(directory_.path() / "out"));
   EXPECT_FALSE(fs::exists(directory_.path() / "again"));
+}
+
+// Reading the rows may take minutes: what is wrong without them is said before.
+TEST_F(QuantizationRunTest, NothingIsReadForARunThatCannotBe) {
+  WriteModel(SmallModel());
+  bool read = false;
+  const auto error_of = [&] {
+    options_.output = directory_.path() / "out";
+    try {
+      QuantizationRun(options_, [&](const ModelConfig& config) {
+        EXPECT_EQ(config.vocab_size, model_.vocab_size);
+        read = true;
+        return calibration_;
+      });
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  };
+  options_.recipe.dampening = -1;
+  EXPECT_THAT(error_of(), HasSubstr("dampening"));
+  options_.recipe.dampening = 0.1;
+  options_.recipe.group_size = "128";
+  EXPECT_THAT(error_of(), HasSubstr("group size 128"));
+  options_.recipe.group_size = "32";
+  options_.recipe.method = "rtn";
+  options_.top_up_experts = true;
+  EXPECT_THAT(error_of(), HasSubstr("`top_up_experts`"));
+  options_.recipe.method = "gptq";
+  options_.top_up_experts = false;
+  fs::rename(options_.input / "config.json", options_.input / "elsewhere.json");
+  EXPECT_THAT(error_of(), HasSubstr("config.json"));
+  fs::rename(options_.input / "elsewhere.json", options_.input / "config.json");
+  EXPECT_FALSE(read);
+  EXPECT_EQ(error_of(), "no error");
+  EXPECT_TRUE(read);
 }
 
 TEST_F(QuantizationRunTest, ValuesThatAreNotNumbersAreNamedWithLayerAndTensor) {
