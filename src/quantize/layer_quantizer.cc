@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
+#include <utility>
 
-#include "base/check.h"
 #include "base/interrupt.h"
 
 namespace nibble {
@@ -11,219 +12,290 @@ namespace {
 
 size_t Size(int64_t value) { return static_cast<size_t>(value); }
 
-// Indices into LayerLinears.
-constexpr size_t kQ = 0, kK = 1, kV = 2, kO = 3;
-size_t ExpertLinear(int64_t expert, size_t linear) { return 4 + Size(expert) * 3 + linear; }
-constexpr size_t kW1 = 0, kW2 = 1, kW3 = 2;
-
 }  // namespace
 
-LayerQuantizer::LayerQuantizer(const LayerContext& context)
+LayerQuantizer::LayerQuantizer(const LayerContext& context, HiddenStates expert_input)
     : context_(context),
-      config_(&context.source->config()),
-      statistics_(*context.spec, *context.backend, *context.stream, *context.workspace,
-                  context.describe_token),
-      work_(CountLayerWork(*config_, context.stream->batches(), context.all_experts)) {}
+      expert_input_(std::move(expert_input)),
+      statistics_(context.stream),
+      work_(CountLayerWork(context.source.config(), context.stream.batches(),
+                           context.expert_tokens == ExpertTokens::kAll)) {}
+
+QuantizedLayer LayerQuantizer::Quantize(int64_t layer, const HiddenStates& hidden) {
+  const auto start = std::chrono::steady_clock::now();
+  Job job{.layer = layer,
+          .spec = context_.spec.layer(layer),
+          .linears = LayerLinears(context_.source.config(), layer),
+          .result = {}};
+  job.result.linears.resize(job.linears.size());
+  LayerReport& report = job.result.report;
+  report.layer = layer;
+  report.expert_extra_tokens.resize(Size(job.spec.router.num_experts));
+
+  switch (context_.plan.passes) {
+    case LayerPlan::Passes::kNone:
+      RoundAll(job);
+      break;
+    case LayerPlan::Passes::kOne:
+      QuantizeInOnePass(job, hidden);
+      break;
+    case LayerPlan::Passes::kInTurns:
+      QuantizeInTurns(job, hidden);
+      break;
+  }
+
+  const bool gptq = context_.recipe.method == Method::kGptq;
+  for (const std::optional<QuantizedLinear>& linear : job.result.linears) {
+    if (!linear) continue;
+    report.linears.push_back(linear->report);
+    report.linears.back().fell_back = gptq && linear->report.method != Name(Method::kGptq);
+  }
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return std::move(job.result);
+}
+
+void LayerQuantizer::RoundAll(Job& job) {
+  {
+    const auto phase = context_.clock.Measure("round");
+    for (size_t i = 0; i < job.linears.size(); ++i) {
+      if (!context_.output.IsQuantized(job.linears[i].module)) continue;
+      ThrowIfInterrupted();
+      const DenseLinear linear = Dense(job.linears[i]);
+      job.result.linears[i] =
+          std::move(RoundToNearest(context_.recipe, context_.output.dtype(), {&linear, 1},
+                                   context_.stream.backend().algebra())[0]);
+      context_.source.DontNeed(linear.weight);
+    }
+  }
+  MoveProbe(job.layer);
+}
+
+void LayerQuantizer::QuantizeInOnePass(Job& job, const HiddenStates& hidden) {
+  const int64_t num_experts = job.spec.router.num_experts;
+  LayerWeights weights;
+  {
+    const auto phase = context_.clock.Measure("load weights");
+    weights = LoadLayer(context_.source, job.layer, context_.stream.backend());
+  }
+  ReadAheadNextLayer(job.layer);
+
+  AttentionHessians attention = MakeAttentionHessians(job.spec);
+  std::vector<ExpertHessians> experts = MakeExpertHessians(job.spec, num_experts);
+  RouterCensus census(job.spec.router, hidden.rows(), {});
+  const ExpertSelection selection{.all_tokens = context_.expert_tokens == ExpertTokens::kAll};
+  {
+    const auto phase = context_.clock.Measure("calibrate", work_.calibrate());
+    statistics_.GatherLayer(job.spec, weights, hidden, selection, attention, census, experts);
+  }
+  {
+    const auto phase = context_.clock.Measure("probe");
+    context_.probe.RunAttention(job.spec, weights);
+    context_.probe.RunExperts(weights, 0, num_experts);
+  }
+  weights = {};
+  CountTokens(census, job.result.report);
+  CountExtraTokens(experts, 0, job.result.report);
+
+  std::vector<Input> inputs = InputsOf(job, attention);
+  std::ranges::move(InputsOf(job, experts, 0), std::back_inserter(inputs));
+  Solve(job, inputs);
+}
+
+void LayerQuantizer::QuantizeInTurns(Job& job, const HiddenStates& hidden) {
+  const int64_t num_experts = job.spec.router.num_experts;
+  const int64_t group = context_.plan.experts_at_once;
+  const auto read_ahead = [&](int64_t first) {
+    if (first == num_experts) return ReadAheadNextLayer(job.layer);
+    ReadAhead(job.layer, first, std::min(first + group, num_experts));
+  };
+  LayerWeights weights;
+  {
+    const auto phase = context_.clock.Measure("load weights");
+    weights = LoadLayerWithoutExperts(context_.source, job.layer, context_.stream.backend());
+  }
+  read_ahead(0);
+
+  const bool top_up = context_.expert_tokens == ExpertTokens::kToppedUp;
+  RouterCensus census(job.spec.router, hidden.rows(), {.choices = true, .probabilities = top_up});
+  {
+    AttentionHessians attention = MakeAttentionHessians(job.spec);
+    {
+      const auto phase = context_.clock.Measure("calibrate", work_.attention);
+      statistics_.GatherAttention(job.spec, weights, hidden, attention, census, expert_input_);
+    }
+    {
+      const auto phase = context_.clock.Measure("probe");
+      context_.probe.RunAttention(job.spec, weights);
+    }
+    weights = {};
+    Solve(job, InputsOf(job, attention));
+  }
+  CountTokens(census, job.result.report);
+
+  ExpertSelection selection{.all_tokens = context_.expert_tokens == ExpertTokens::kAll};
+  if (top_up) {
+    // Enough for the Hessians to have full rank, but no more than an even share of the tokens.
+    const int64_t share = hidden.rows() * job.spec.router.top_k / num_experts;
+    const int64_t rank = std::max(context_.spec.hidden_size, job.spec.intermediate);
+    selection.extra_tokens = census.TopUp(std::min(rank, share));
+  }
+  for (int64_t first = 0; first < num_experts; first += group) {
+    const int64_t last = std::min(first + group, num_experts);
+    {
+      const auto phase = context_.clock.Measure("load weights");
+      weights.experts =
+          LoadExperts(context_.source, job.layer, first, last, context_.stream.backend());
+    }
+    read_ahead(last);
+    std::vector<ExpertHessians> experts = MakeExpertHessians(job.spec, last - first);
+    {
+      const double share = static_cast<double>(last - first) / static_cast<double>(num_experts);
+      const auto phase =
+          context_.clock.Measure("calibrate", share * (work_.calibrate() - work_.attention));
+      statistics_.GatherExperts(job.spec, weights, expert_input_, census, selection, first,
+                                experts);
+    }
+    {
+      const auto phase = context_.clock.Measure("probe");
+      context_.probe.RunExperts(weights, first, last);
+    }
+    weights.experts = {};
+    CountExtraTokens(experts, first, job.result.report);
+    Solve(job, InputsOf(job, experts, first));
+  }
+}
+
+void LayerQuantizer::MoveProbe(int64_t layer) {
+  if (context_.probe.empty()) return;
+  const auto phase = context_.clock.Measure("probe");
+  Backend& backend = context_.stream.backend();
+  const LayerSpec& spec = context_.spec.layer(layer);
+  LayerWeights weights = LoadLayerWithoutExperts(context_.source, layer, backend);
+  context_.probe.RunAttention(spec, weights);
+  for (int64_t e = 0; e < spec.router.num_experts; ++e) {
+    weights.experts = LoadExperts(context_.source, layer, e, e + 1, backend);
+    context_.probe.RunExperts(weights, e, e + 1);
+  }
+}
+
+AttentionHessians LayerQuantizer::MakeAttentionHessians(const LayerSpec& spec) const {
+  return {Hessian(context_.spec.hidden_size), Hessian(spec.q_rows())};
+}
+
+std::vector<ExpertHessians> LayerQuantizer::MakeExpertHessians(const LayerSpec& spec,
+                                                               int64_t count) const {
+  std::vector<ExpertHessians> experts;
+  for (int64_t i = 0; i < count; ++i) {
+    experts.push_back({Hessian(context_.spec.hidden_size), Hessian(spec.intermediate)});
+  }
+  return experts;
+}
+
+LayerQuantizer::Input LayerQuantizer::InputOf(const Job& job, Tap tap, int64_t expert,
+                                              Hessian& hessian) {
+  Input input{&hessian};
+  for (size_t i = 0; i < job.linears.size(); ++i) {
+    const TensorSpec& linear = job.linears[i];
+    if (linear.tap == tap && linear.expert == expert) input.linears.push_back(i);
+  }
+  return input;
+}
+
+std::vector<LayerQuantizer::Input> LayerQuantizer::InputsOf(const Job& job,
+                                                            AttentionHessians& hessians) {
+  return {InputOf(job, Tap::kAttentionInput, -1, hessians.input),
+          InputOf(job, Tap::kAttentionOutput, -1, hessians.output)};
+}
+
+std::vector<LayerQuantizer::Input> LayerQuantizer::InputsOf(const Job& job,
+                                                            std::vector<ExpertHessians>& experts,
+                                                            int64_t first) {
+  std::vector<Input> inputs;
+  for (size_t i = 0; i < experts.size(); ++i) {
+    const int64_t expert = first + static_cast<int64_t>(i);
+    inputs.push_back(InputOf(job, Tap::kExpertInput, expert, experts[i].input));
+    inputs.push_back(InputOf(job, Tap::kExpertMiddle, expert, experts[i].middle));
+  }
+  return inputs;
+}
+
+void LayerQuantizer::CountTokens(const RouterCensus& census, LayerReport& report) const {
+  report.expert_tokens.assign(census.tokens_per_expert().begin(), census.tokens_per_expert().end());
+  const int64_t group_size = context_.recipe.GroupSize(context_.spec.hidden_size);
+  const int64_t enough = std::max(4 * group_size, context_.stream.batches().num_tokens / 200);
+  for (size_t e = 0; e < report.expert_tokens.size(); ++e) {
+    if (report.expert_tokens[e] < enough) {
+      report.starved_experts.push_back(static_cast<int64_t>(e));
+    }
+  }
+}
+
+void LayerQuantizer::CountExtraTokens(const std::vector<ExpertHessians>& experts, int64_t first,
+                                      LayerReport& report) const {
+  for (size_t i = 0; i < experts.size(); ++i) {
+    const size_t e = Size(first) + i;
+    report.expert_extra_tokens[e] = experts[i].input.tokens() - report.expert_tokens[e];
+  }
+}
 
 DenseLinear LayerQuantizer::Dense(const TensorSpec& spec) const {
-  return {spec.module, FindDense(*context_.source, spec)};
+  return {spec.module, FindDense(context_.source, spec)};
 }
 
-QuantizedLayer LayerQuantizer::Quantize(int64_t layer) {
-  const auto start = std::chrono::steady_clock::now();
-  const std::vector<TensorSpec> specs = LayerLinears(*config_, layer);
-  const int64_t num_experts = config_->num_experts;
-  QuantizedLayer result;
-  result.linears.resize(specs.size());
-  result.report.layer = layer;
-  result.report.expert_extra_tokens.resize(Size(num_experts));
-
-  if (!gptq()) {
-    RoundAll(specs, result);
-    MoveProbe(layer);
-  } else {
-    PhaseClock& clock = *context_.clock;
-    const int64_t group = context_.experts_at_once;
-    // One pass over the tokens, unless experts are calibrated in groups or must be counted first.
-    const bool fused = group >= num_experts && !context_.top_up;
-    NIBBLE_CHECK(fused || context_.middle != nullptr);
-    LayerWeights weights;
-    {
-      const auto phase = clock.Measure("load weights");
-      weights = fused ? LoadLayer(*context_.source, layer, *context_.backend)
-                      : LoadLayerWithoutExperts(*context_.source, layer, *context_.backend);
-    }
-    ReadAhead(layer, fused ? num_experts : 0);
-
-    ExpertSelection selection;
-    selection.all_tokens = context_.all_experts;
-    RouterCensus census(context_.stream->batches().num_tokens, num_experts, context_.top_up);
-    std::vector<ExpertHessians> experts;
-    const auto make_hessians = [&](int64_t count) {
-      experts.clear();
-      for (int64_t i = 0; i < count; ++i) {
-        experts.push_back({Hessian(config_->hidden_size), Hessian(config_->intermediate_size)});
-      }
-    };
-    std::optional<AttentionHessians> attention;
-    attention.emplace(Hessian(config_->hidden_size),
-                      Hessian(config_->num_heads * config_->head_dim));
-    if (fused) make_hessians(num_experts);
-    {
-      const auto phase = clock.Measure("calibrate", fused ? work_.calibrate() : work_.attention);
-      statistics_.RunAttention(layer, weights, *context_.hidden, fused ? nullptr : context_.middle,
-                               *attention, census, selection, fused ? &experts : nullptr);
-    }
-    {
-      const auto phase = clock.Measure("probe");
-      context_.probe->RunAttention(layer, weights);
-    }
-    for (auto* weight : {&weights.qkv, &weights.out}) weight->reset();
-    std::vector<Tap> taps = {{{kQ, kK, kV}, &attention->input}, {{kO}, &attention->output}};
-    if (!fused) {
-      Solve(specs, taps, result);
-      taps.clear();
-      attention.reset();
-    }
-    result.report.expert_tokens.assign(census.tokens_per_expert().begin(),
-                                       census.tokens_per_expert().end());
-    if (context_.top_up) {
-      // Enough tokens for Hessians of full rank, but no more than an even share.
-      const int64_t share =
-          context_.stream->batches().num_tokens * config_->num_experts_per_token / num_experts;
-      selection.extra_tokens =
-          census.TopUp(std::min(std::max(config_->hidden_size, config_->intermediate_size), share));
-    }
-
-    for (int64_t first = 0; first < num_experts; first += group) {
-      const int64_t last = std::min(first + group, num_experts);
-      if (!fused) {
-        {
-          const auto phase = clock.Measure("load weights");
-          weights.experts = LoadExperts(*context_.source, layer, first, last, *context_.backend);
-        }
-        ReadAhead(layer, last);
-        make_hessians(last - first);
-        const double share = static_cast<double>(last - first) / static_cast<double>(num_experts);
-        const auto phase =
-            clock.Measure("calibrate", share * (work_.calibrate() - work_.attention));
-        statistics_.RunExperts(layer, weights, *context_.middle, selection, first, last, experts);
-      }
-      RunExpertsOfProbe(layer, weights, first, last);
-      weights.experts = {};
-      for (int64_t e = first; e < last; ++e) {
-        ExpertHessians& sums = experts[Size(e - first)];
-        result.report.expert_extra_tokens[Size(e)] =
-            sums.input.tokens() - result.report.expert_tokens[Size(e)];
-        taps.push_back({{ExpertLinear(e, kW1), ExpertLinear(e, kW3)}, &sums.input});
-        taps.push_back({{ExpertLinear(e, kW2)}, &sums.middle});
-      }
-      Solve(specs, taps, result);
-      taps.clear();
-      experts.clear();
-    }
-  }
-
-  for (const std::optional<QuantizedLinear>& linear : result.linears) {
-    if (!linear) continue;
-    result.report.linears.push_back(linear->report);
-    result.report.linears.back().fell_back = gptq() && linear->report.method != Name(Method::kGptq);
-  }
-  const int64_t group_size = context_.recipe->GroupSize(config_->hidden_size);
-  const int64_t enough = std::max(4 * group_size, context_.stream->batches().num_tokens / 200);
-  for (size_t e = 0; e < result.report.expert_tokens.size(); ++e) {
-    if (result.report.expert_tokens[e] < enough) {
-      result.report.starved_experts.push_back(static_cast<int64_t>(e));
-    }
-  }
-  result.report.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return result;
-}
-
-void LayerQuantizer::ReadAhead(int64_t layer, int64_t first) {
-  int64_t last = std::min(first + context_.experts_at_once, config_->num_experts);
-  size_t begin = ExpertLinear(first, 0);
-  if (first == config_->num_experts) {
-    if (++layer == config_->num_layers) return;
-    begin = 0;
-    last = context_.experts_at_once;
-  }
-  const std::vector<TensorSpec> specs = LayerLinears(*config_, layer);
+void LayerQuantizer::ReadAhead(int64_t layer, int64_t first, int64_t last) {
   std::vector<TensorView> weights;
-  for (size_t i = begin; i < ExpertLinear(last, 0); ++i) weights.push_back(Dense(specs[i]).weight);
+  for (const TensorSpec& spec : LayerLinears(context_.source.config(), layer)) {
+    if (first <= spec.expert && spec.expert < last) weights.push_back(Dense(spec).weight);
+  }
   if (reader_.joinable()) reader_.join();
-  reader_ = std::jthread([source = context_.source, weights = std::move(weights)] {
+  reader_ = std::jthread([source = &context_.source, weights = std::move(weights)] {
     for (const TensorView& weight : weights) source->WillNeed(weight);
   });
 }
 
-void LayerQuantizer::RunExpertsOfProbe(int64_t layer, const LayerWeights& weights, int64_t first,
-                                       int64_t last) {
-  const auto phase = context_.clock->Measure("probe");
-  context_.probe->RunExperts(layer, weights, first, last);
+void LayerQuantizer::ReadAheadNextLayer(int64_t layer) {
+  if (++layer == context_.spec.num_layers()) return;
+  ReadAhead(layer, -1, context_.plan.experts_at_once);
 }
 
-void LayerQuantizer::MoveProbe(int64_t layer) {
-  if (context_.probe->empty()) return;
-  const auto phase = context_.clock->Measure("probe");
-  LayerWeights weights = LoadLayerWithoutExperts(*context_.source, layer, *context_.backend);
-  context_.probe->RunAttention(layer, weights);
-  for (int64_t e = 0; e < config_->num_experts; ++e) {
-    weights.experts = LoadExperts(*context_.source, layer, e, e + 1, *context_.backend);
-    context_.probe->RunExperts(layer, weights, e, e + 1);
-  }
-}
-
-void LayerQuantizer::Solve(const std::vector<TensorSpec>& specs, const std::vector<Tap>& taps,
-                           QuantizedLayer& result) {
+void LayerQuantizer::Solve(Job& job, const std::vector<Input>& inputs) {
   double gflop = 0;
   int64_t largest = 0;
-  for (const Tap& tap : taps) {
-    const double n = static_cast<double>(tap.hessian->size());
+  for (const Input& input : inputs) {
+    const double n = static_cast<double>(input.hessian->size());
     gflop += 2.0 / 3.0 * n * n * n / 1e9;
-    for (const size_t i : tap.indices) gflop += static_cast<double>(specs[i].rows) * n * n / 1e9;
-    largest = std::max(largest, tap.hessian->size());
+    for (const size_t i : input.linears) {
+      gflop += static_cast<double>(job.linears[i].rows) * n * n / 1e9;
+    }
+    largest = std::max(largest, input.hessian->size());
   }
-  const auto phase = context_.clock->Measure("solve", gflop);
-  GptqAlgebra& algebra = context_.backend->algebra();
-  const auto solve = [&](const Tap& tap) {
+  const auto phase = context_.clock.Measure("solve", gflop);
+  GptqAlgebra& algebra = context_.stream.backend().algebra();
+  const auto solve = [&](const Input& input) {
     std::vector<DenseLinear> linears;
     std::vector<size_t> indices;
-    for (const size_t i : tap.indices) {
-      if (!context_.output->IsQuantized(specs[i].module)) continue;
-      linears.push_back(Dense(specs[i]));
+    for (const size_t i : input.linears) {
+      if (!context_.output.IsQuantized(job.linears[i].module)) continue;
+      linears.push_back(Dense(job.linears[i]));
       indices.push_back(i);
     }
     std::vector<QuantizedLinear> solved =
-        QuantizeWithHessian(*context_.recipe, context_.output->dtype(), linears,
-                            tap.hessian->data(), tap.hessian->tokens(), algebra);
+        QuantizeWithHessian(context_.recipe, context_.output.dtype(), linears,
+                            input.hessian->data(), input.hessian->tokens(), algebra);
     for (size_t i = 0; i < solved.size(); ++i) {
-      result.linears[indices[i]] = std::move(solved[i]);
-      context_.source->DontNeed(linears[i].weight);
+      job.result.linears[indices[i]] = std::move(solved[i]);
+      context_.source.DontNeed(linears[i].weight);
     }
   };
   if (largest <= kSmallHessian &&
-      static_cast<int64_t>(taps.size()) >= 2 * algebra.threads().num_threads()) {
-    algebra.threads().ParallelFor(static_cast<int64_t>(taps.size()),
-                                  [&](int64_t i, int) { solve(taps[Size(i)]); });
+      static_cast<int64_t>(inputs.size()) >= 2 * algebra.threads().num_threads()) {
+    algebra.threads().ParallelFor(static_cast<int64_t>(inputs.size()),
+                                  [&](int64_t i, int) { solve(inputs[Size(i)]); });
   } else {
-    for (const Tap& tap : taps) {
+    for (const Input& input : inputs) {
       ThrowIfInterrupted();
-      solve(tap);
+      solve(input);
     }
-  }
-}
-
-void LayerQuantizer::RoundAll(const std::vector<TensorSpec>& specs, QuantizedLayer& result) {
-  const auto phase = context_.clock->Measure("round");
-  for (size_t i = 0; i < specs.size(); ++i) {
-    if (!context_.output->IsQuantized(specs[i].module)) continue;
-    ThrowIfInterrupted();
-    const DenseLinear linear = Dense(specs[i]);
-    result.linears[i] = std::move(RoundToNearest(*context_.recipe, context_.output->dtype(),
-                                                 {&linear, 1}, context_.backend->algebra())[0]);
-    context_.source->DontNeed(linear.weight);
   }
 }
 

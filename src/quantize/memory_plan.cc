@@ -5,133 +5,155 @@
 #include <algorithm>
 
 #include "base/progress.h"
+#include "quantize/gptq/gptq.h"
+#include "quantize/gptq/hessian.h"
+#include "quantize/passes/activation_stream.h"
+#include "quantize/passes/hidden_states.h"
+#include "quantize/passes/probe.h"
+#include "quantize/passes/router_census.h"
 
 namespace nibble {
 namespace {
 
-constexpr int64_t kFloat = 4;
 // The program, its libraries, tokenizer and calibration tokens, as measured.
 constexpr int64_t kProgramBytes = int64_t{64} << 20;
 
-struct Way {
-  int64_t experts_at_once = 1;
-  bool in_file = false;
+// What the parts of a layer take, as those who make them say. Bytes.
+struct LayerSizes {
+  int64_t dense_attention = 0;  // weights that the backend prepared
+  int64_t dense_expert = 0;
+  int64_t attention_hessians = 0;
+  int64_t expert_hessians = 0;
+  int64_t solver = 0;  // of the largest Linear
 };
 
-// Memory at the peak of a layer quantized this way.
-std::vector<QuantizePlan::Item> Items(const MemoryQuestion& question, const Way& way,
-                                      int64_t* scratch_disk_bytes) {
-  const ModelConfig& config = *question.config;
-  const int64_t hidden = config.hidden_size;
-  const int64_t middle = config.intermediate_size;
-  const int64_t query = config.num_heads * config.head_dim;
-  const int64_t kv = config.num_kv_heads * config.head_dim;
-  const int64_t step = question.batches->max_tokens;
-  const int64_t tokens = question.batches->num_tokens;
-  const int64_t experts = config.num_experts;
-  const bool gptq = question.recipe->method == Method::kGptq;
-  const bool fused = way.experts_at_once >= experts && !question.top_up;
-
-  const int64_t attention_weights = hidden * (2 * query + 2 * kv);
-  const int64_t expert_weights = 3 * hidden * middle;
-  const auto packed_bytes = [&](int64_t weights) {
-    const int64_t group = question.recipe->GroupSize(hidden);
-    return weights * question.recipe->bits / 8 + weights / group * 2;
+LayerSizes SizesOf(const MemoryQuestion& question, const LayerSpec& layer) {
+  const int64_t hidden = question.spec.hidden_size;
+  const int64_t middle = layer.intermediate;
+  const int64_t query = layer.q_rows();
+  const auto matrix = [&](int64_t rows, int64_t cols) -> WeightView {
+    return TensorView(nullptr, question.stored_dtype, Shape{rows, cols});
   };
-  const int64_t packed_layer = packed_bytes(attention_weights + experts * expert_weights);
-
-  const int64_t copies = gptq && !fused ? 2 : 1;
-  const int64_t activations = copies * tokens * hidden * kFloat;
-  *scratch_disk_bytes = way.in_file ? activations : 0;
-
-  const int64_t step_bytes =
-      kFloat * step * (4 * hidden + 2 * query + config.num_experts_per_token * middle) +
-      kFloat * question.batches->num_blocks * kKvBlockSize * 2 * kv +
-      2 * question.probe_tokens * hidden * kFloat;
-  const int64_t gathered = std::min<int64_t>(step, 2048) * hidden * kFloat;
-
-  const int64_t width = std::max(hidden, middle);
-  const int64_t chunk_rows = width > 2048 ? 512 : 256;
-  const int64_t solver = question.threads * chunk_rows * width * (2 * kFloat + 3) +
-                         width * 128 * 2 * kFloat +
-                         std::min<int64_t>(2048, width / 2) * width * kFloat;
-
-  const int64_t hessians_of_attention = kFloat * (hidden * hidden + query * query);
-  const int64_t hessians_of_experts =
-      way.experts_at_once * kFloat * (hidden * hidden + middle * middle);
-  const int64_t dense_experts =
-      way.experts_at_once * expert_weights * question.dense_bytes_per_weight;
-  const int64_t dense_attention = attention_weights * question.dense_bytes_per_weight;
-
-  const int64_t outer = config.vocab_size * hidden * question.dense_bytes_per_weight +
-                        (question.probe_tokens > 0 ? 320 * config.vocab_size * kFloat : 0);
-
-  std::vector<QuantizePlan::Item> items = {{"program and libraries", kProgramBytes},
-                                           {"head and logits of the probe", outer},
-                                           {"activations of a step", step_bytes + gathered}};
-  if (!way.in_file) items.push_back({"activations of all tokens", activations});
-  if (question.top_up) {
-    items.push_back({"what the router thought of them", tokens * experts * kFloat});
+  const auto prepared = [&](Role role, const std::vector<WeightView>& parts) {
+    return question.backend.WeightBytes(parts, role);
+  };
+  LayerSizes sizes;
+  sizes.dense_attention =
+      prepared(Role::kQkv, {matrix(query, hidden), matrix(layer.kv_rows(), hidden),
+                            matrix(layer.kv_rows(), hidden)}) +
+      prepared(Role::kProjection, {matrix(hidden, query)});
+  sizes.dense_expert = prepared(Role::kGateUp, {matrix(middle, hidden), matrix(middle, hidden)}) +
+                       prepared(Role::kDown, {matrix(hidden, middle)});
+  sizes.attention_hessians = Hessian::SizeBytes(hidden) + Hessian::SizeBytes(query);
+  sizes.expert_hessians = Hessian::SizeBytes(hidden) + Hessian::SizeBytes(middle);
+  const MatrixShape linears[] = {
+      {query, hidden}, {hidden, query}, {middle, hidden}, {hidden, middle}};
+  for (const MatrixShape& linear : linears) {
+    sizes.solver = std::max(sizes.solver, SolverBytes(question.recipe, linear.rows, linear.cols,
+                                                      question.backend.algebra()));
   }
-  if (!gptq) {
-    items.push_back({"a layer, packed, twice", 2 * packed_layer});
-    items.push_back(
-        {"one dense expert, rounding", expert_weights * question.dense_bytes_per_weight + solver});
-    return items;
-  }
-  // Either the statistics and the solution of a group of experts, beside what is already packed, or
-  // the pass through the finished layer.
-  const int64_t solving = dense_experts + hessians_of_experts + solver + packed_layer +
-                          (fused ? dense_attention + hessians_of_attention : 0);
-  const int64_t attention = dense_attention + hessians_of_attention + solver + packed_layer;
-  const int64_t advancing = 2 * packed_layer;
-  if (solving >= std::max(attention, advancing)) {
-    items.push_back({fmt::format("Hessians of {} of {} experts", way.experts_at_once, experts),
-                     hessians_of_experts + (fused ? hessians_of_attention : 0)});
-    items.push_back({"their dense weights", dense_experts + (fused ? dense_attention : 0)});
-    items.push_back({"solver", solver});
-    items.push_back({"the layer, packed", packed_layer});
-  } else if (attention >= advancing) {
-    items.push_back({"Hessians of attention", hessians_of_attention});
-    items.push_back({"its dense weights", dense_attention});
-    items.push_back({"solver", solver});
-    items.push_back({"the layer, packed", packed_layer});
-  } else {
-    items.push_back({"the finished layer, packed, twice", advancing});
-  }
-  return items;
+  return sizes;
 }
 
-int64_t Sum(const std::vector<QuantizePlan::Item>& items) {
-  int64_t sum = 0;
-  for (const QuantizePlan::Item& item : items) sum += item.bytes;
-  return sum;
+LayerPlan::Passes PassesFor(const MemoryQuestion& question, int64_t experts_at_once) {
+  if (question.recipe.method == Method::kRoundToNearest) return LayerPlan::Passes::kNone;
+  // Topping up needs the counts of all experts before the first of them is done.
+  const bool one = experts_at_once >= question.spec.layer(0).router.num_groups() &&
+                   question.expert_tokens != ExpertTokens::kToppedUp;
+  return one ? LayerPlan::Passes::kOne : LayerPlan::Passes::kInTurns;
+}
+
+// The worst moment of a layer done this way.
+MemoryPlan PlanOf(const MemoryQuestion& question, const LayerPlan& layers) {
+  const ModelSpec& spec = question.spec;
+  const LayerSpec& layer = spec.layer(0);
+  const TokenBatches& batches = question.batches;
+  const LayerSizes sizes = SizesOf(question, layer);
+  const int64_t experts = layer.router.num_groups();
+  const int64_t written = question.written_bytes;
+
+  const int64_t outer =
+      question.backend.WeightBytes(
+          TensorView(nullptr, question.stored_dtype, Shape{spec.vocab_size, spec.hidden_size}),
+          Role::kHead) +
+      Probe::LogitBytes(spec, question.probe_tokens);
+  const int64_t step =
+      Workspace::SizeBytes(question.backend, spec, batches.max_tokens, batches.num_blocks) +
+      question.backend.algebra().GramScratchBytes(batches.max_tokens, spec.hidden_size) +
+      Probe::ActivationBytes(spec, question.probe_tokens);
+  const int64_t activations = (layers.keeps_expert_input() ? 2 : 1) *
+                              HiddenStates::SizeBytes(batches.num_tokens, spec.hidden_size);
+  const int64_t routing =
+      RouterCensus::SizeBytes(layer.router, batches.num_tokens,
+                              {.choices = layers.keeps_expert_input(),
+                               .probabilities = question.expert_tokens == ExpertTokens::kToppedUp});
+
+  MemoryPlan plan;
+  plan.layers = layers;
+  plan.disk_bytes = layers.activations_in_file ? activations : 0;
+  const auto add = [&](const std::string& name, int64_t bytes) {
+    plan.items.push_back({name, bytes});
+    plan.bytes += bytes;
+  };
+  add("program and libraries", kProgramBytes);
+  add("head and logits of the probe", outer);
+  add("activations of a step", step);
+  if (!layers.activations_in_file) add("activations of all tokens", activations);
+  if (routing > 0) add("what the router thought of them", routing);
+  if (layers.passes == LayerPlan::Passes::kNone) {
+    add("a layer, packed, twice", 2 * written);
+    add("one dense expert, rounding", sizes.dense_expert + sizes.solver);
+    return plan;
+  }
+  // Either the statistics and the solution of a group of experts (with attention, if all is done in
+  // one pass) beside what is already packed, or those of attention, or the pass through the
+  // finished layer.
+  const bool one_pass = layers.passes == LayerPlan::Passes::kOne;
+  const int64_t hessians =
+      layers.experts_at_once * sizes.expert_hessians + (one_pass ? sizes.attention_hessians : 0);
+  const int64_t dense =
+      layers.experts_at_once * sizes.dense_expert + (one_pass ? sizes.dense_attention : 0);
+  const int64_t solving = hessians + dense + sizes.solver + written;
+  const int64_t attention =
+      sizes.attention_hessians + sizes.dense_attention + sizes.solver + written;
+  if (solving >= std::max(attention, 2 * written)) {
+    add(fmt::format("Hessians of {} of {} experts", layers.experts_at_once, experts), hessians);
+    add("their dense weights", dense);
+    add("solver", sizes.solver);
+    add("the layer, packed", written);
+  } else if (attention >= 2 * written) {
+    add("Hessians of attention", sizes.attention_hessians);
+    add("its dense weights", sizes.dense_attention);
+    add("solver", sizes.solver);
+    add("the layer, packed", written);
+  } else {
+    add("the finished layer, packed, twice", 2 * written);
+  }
+  return plan;
 }
 
 }  // namespace
 
-void PlanMemory(const MemoryQuestion& question, QuantizePlan& plan) {
-  const int64_t experts = question.config->num_experts;
-  plan.budget_bytes = question.budget_bytes;
-  // Prefers memory to a file, and many experts at once to few.
+MemoryPlan PlanMemory(const MemoryQuestion& question) {
+  MemoryPlan plan;
+  // In memory before in a file, many experts before few.
   for (const bool in_file : {false, true}) {
-    for (int64_t at_once = experts; at_once >= 1; --at_once) {
-      const Way way{at_once, in_file};
-      plan.memory = Items(question, way, &plan.scratch_disk_bytes);
-      plan.memory_bytes = Sum(plan.memory);
-      plan.experts_at_once = at_once;
-      plan.activations_in_file = in_file;
-      if (plan.memory_bytes <= question.budget_bytes) return;
+    for (int64_t at_once = question.spec.layer(0).router.num_groups(); at_once >= 1; --at_once) {
+      plan = PlanOf(question, {.passes = PassesFor(question, at_once),
+                               .experts_at_once = at_once,
+                               .activations_in_file = in_file});
+      if (plan.bytes <= question.budget_bytes) return plan;
     }
   }
   std::string list;
-  for (const QuantizePlan::Item& item : plan.memory) {
+  for (const QuantizePlan::Item& item : plan.items) {
     list += fmt::format("{}{} {}", list.empty() ? "" : ", ", item.name, FormatBytes(item.bytes));
   }
-  plan.lacking.push_back(fmt::format(
+  plan.lacking = fmt::format(
       "one expert at a time needs {} of memory ({}), the budget is {}; give more "
       "with `memory_bytes`, or fewer calibration tokens with `samples` or `max_seq_len`",
-      FormatBytes(plan.memory_bytes), list, FormatBytes(question.budget_bytes)));
+      FormatBytes(plan.bytes), list, FormatBytes(question.budget_bytes));
+  return plan;
 }
 
 }  // namespace nibble

@@ -1,32 +1,58 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
-#include "checkpoint/model_config.h"
+#include "backend/backend.h"
+#include "model/spec.h"
 #include "nibble/quantize.h"
+#include "quantize/passes/slot_selection.h"
 #include "quantize/passes/token_batches.h"
 #include "quantize/recipe.h"
 
 namespace nibble {
 
-// Everything that the peak memory of quantizing a layer depends on. `batches` are the calibration
-// tokens, `probe_tokens` of which form the probe.
+// How every layer is done. Results do not depend on it.
+struct LayerPlan {
+  enum class Passes {
+    kNone,     // rounding to nearest needs no calibration
+    kOne,      // attention and all experts in one pass, their Hessians in memory together
+    kInTurns,  // attention and router first, then a pass for each group of experts
+  };
+
+  Passes passes = Passes::kOne;
+  int64_t experts_at_once = 1;       // size of a group: Hessians and dense weights in memory
+  bool activations_in_file = false;  // those of all tokens
+
+  // Whether the inputs of the experts of all tokens are kept from one pass to the next, and the
+  // router's choices with them.
+  bool keeps_expert_input() const { return passes == Passes::kInTurns; }
+};
+
+// What the peak memory of quantizing a layer depends on. Borrows.
 struct MemoryQuestion {
-  const ModelConfig* config = nullptr;
-  const Recipe* recipe = nullptr;
-  const TokenBatches* batches = nullptr;
-  int64_t probe_tokens = 0;
-  int64_t dense_bytes_per_weight = 2;  // in the backend's layout
-  int threads = 1;
-  bool all_experts = false;
-  bool top_up = false;
+  const ModelSpec& spec;
+  const Recipe& recipe;
+  Backend& backend;
+  DType stored_dtype = DType::kBF16;  // of the input's Linears
+  const TokenBatches& batches;        // the calibration tokens
+  int64_t probe_tokens = 0;           // of the probe, the first of them
+  ExpertTokens expert_tokens = ExpertTokens::kRouted;
+  int64_t written_bytes = 0;  // of the largest layer in the output
   int64_t budget_bytes = 0;
 };
 
-// Decides how many experts' Hessians are in memory together (as many as the budget allows) and
-// whether activations are in memory or in a file: fills the memory part of the plan and
-// scratch_disk_bytes. Throws kResourceExhausted with the numbers if one expert at a time exceeds
-// the budget.
-void PlanMemory(const MemoryQuestion& question, QuantizePlan& plan);
+struct MemoryPlan {
+  LayerPlan layers;
+  std::vector<QuantizePlan::Item> items;  // resident at the worst moment
+  int64_t bytes = 0;                      // their sum
+  int64_t disk_bytes = 0;                 // of activations in a file
+  std::string lacking;                    // by how much the budget is too small; empty if it is not
+};
+
+// Has as many experts' Hessians in memory together as the budget allows, with the activations in
+// memory if possible, else in a file; one expert at a time if the budget is too small even for that.
+MemoryPlan PlanMemory(const MemoryQuestion& question);
 
 }  // namespace nibble

@@ -3,6 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "backend/make_backend.h"
+#include "quantize/passes/activation_stream.h"
+#include "quantize/passes/hidden_states.h"
+#include "quantize/passes/router_census.h"
+
 namespace nibble {
 namespace {
 
@@ -10,18 +15,18 @@ using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-ModelConfig Mixtral8x22B() {
-  ModelConfig config;
-  config.vocab_size = 32000;
-  config.hidden_size = 6144;
-  config.intermediate_size = 16384;
-  config.num_layers = 56;
-  config.num_heads = 48;
-  config.num_kv_heads = 8;
-  config.head_dim = 128;
-  config.num_experts = 8;
-  config.num_experts_per_token = 2;
-  return config;
+using Passes = LayerPlan::Passes;
+
+ModelSpec Mixtral8x22B() {
+  LayerSpec layer;
+  layer.attention = {.num_heads = 48, .num_kv_heads = 8, .head_dim = 128};
+  layer.router = {.num_experts = 8, .top_k = 2};
+  layer.intermediate = 16384;
+  ModelSpec spec;
+  spec.vocab_size = 32000;
+  spec.hidden_size = 6144;
+  spec.layers.assign(56, layer);
+  return spec;
 }
 
 class MemoryPlanTest : public ::testing::Test {
@@ -34,75 +39,112 @@ class MemoryPlanTest : public ::testing::Test {
     batches_.num_blocks = 160;
   }
 
-  QuantizePlan Plan(int64_t budget) {
-    QuantizePlan plan;
-    PlanMemory({.config = &config_,
-                .recipe = &recipe_,
-                .batches = &batches_,
-                .probe_tokens = 1024,
-                .dense_bytes_per_weight = 2,
-                .threads = 2,
-                .all_experts = false,
-                .top_up = top_up_,
-                .budget_bytes = budget},
-               plan);
+  MemoryPlan Plan(int64_t budget) {
+    const MemoryPlan plan = PlanMemory({.spec = spec_,
+                                        .recipe = recipe_,
+                                        .backend = *backend_,
+                                        .stored_dtype = stored_dtype_,
+                                        .batches = batches_,
+                                        .probe_tokens = 1024,
+                                        .expert_tokens = expert_tokens_,
+                                        .written_bytes = 1'300'000'000,
+                                        .budget_bytes = budget});
     int64_t sum = 0;
-    for (const QuantizePlan::Item& item : plan.memory) sum += item.bytes;
-    EXPECT_EQ(sum, plan.memory_bytes);
+    for (const QuantizePlan::Item& item : plan.items) sum += item.bytes;
+    EXPECT_EQ(sum, plan.bytes);
     EXPECT_EQ(plan.lacking.empty(), sum <= budget);
     return plan;
   }
 
-  ModelConfig config_ = Mixtral8x22B();
+  // Bytes of an item of the plan; 0 if it has none of that name.
+  int64_t Item(const std::string& name, int64_t budget = 100 * (int64_t{1} << 30)) {
+    for (const QuantizePlan::Item& item : Plan(budget).items) {
+      if (item.name == name) return item.bytes;
+    }
+    return 0;
+  }
+
+  ModelSpec spec_ = Mixtral8x22B();
   Recipe recipe_;
+  std::unique_ptr<Backend> backend_ = MakeBackend("cpu", {.threads = 2, .instruction_set = {}});
+  DType stored_dtype_ = DType::kBF16;
   TokenBatches batches_;
-  bool top_up_ = false;
+  ExpertTokens expert_tokens_ = ExpertTokens::kRouted;
 };
 
 constexpr int64_t kGiB = int64_t{1} << 30;
 
 TEST_F(MemoryPlanTest, ALayerOf8x22BFitsInEightGibibytesOneExpertAtATime) {
-  const QuantizePlan plan = Plan(8 * kGiB);
+  const LayerPlan plan = Plan(8 * kGiB).layers;
+  EXPECT_EQ(plan.passes, Passes::kInTurns);
+  EXPECT_TRUE(plan.keeps_expert_input());
   EXPECT_GE(plan.experts_at_once, 1);
   EXPECT_LT(plan.experts_at_once, 8);
   EXPECT_FALSE(plan.activations_in_file);
-  EXPECT_EQ(Plan(100 * kGiB).experts_at_once, 8);
-  EXPECT_GT(Plan(100 * kGiB).memory_bytes, 8 * kGiB);
+  const MemoryPlan plenty = Plan(100 * kGiB);
+  EXPECT_EQ(plenty.layers.passes, Passes::kOne);
+  EXPECT_FALSE(plenty.layers.keeps_expert_input());
+  EXPECT_EQ(plenty.layers.experts_at_once, 8);
+  EXPECT_GT(plenty.bytes, 8 * kGiB);
 }
 
 TEST_F(MemoryPlanTest, ManyTokensGoToAFile) {
   SetTokens(350'000);  // 8.6 GB, twice
-  const QuantizePlan plan = Plan(8 * kGiB);
-  EXPECT_TRUE(plan.activations_in_file);
-  EXPECT_EQ(plan.scratch_disk_bytes, int64_t{2} * 350'000 * 6144 * 4);
-  EXPECT_EQ(Plan(64 * kGiB).scratch_disk_bytes, 0);
+  const MemoryPlan plan = Plan(8 * kGiB);
+  EXPECT_TRUE(plan.layers.activations_in_file);
+  EXPECT_EQ(plan.disk_bytes, int64_t{2} * 350'000 * 6144 * 4);
+  EXPECT_EQ(Plan(64 * kGiB).disk_bytes, 0);
 }
 
 TEST_F(MemoryPlanTest, TooLittleIsToldWithTheNumbersAndThePlanIsWhole) {
-  const QuantizePlan plan = Plan(kGiB);
-  EXPECT_THAT(plan.lacking, ElementsAre(AllOf(HasSubstr("one expert at a time needs"),
-                                              HasSubstr("1.1 GB"), HasSubstr("`memory_bytes`"))));
-  EXPECT_EQ(plan.experts_at_once, 1);
-  EXPECT_TRUE(plan.activations_in_file);
-  EXPECT_GT(plan.scratch_disk_bytes, 0);
+  const MemoryPlan plan = Plan(kGiB);
+  EXPECT_THAT(plan.lacking, AllOf(HasSubstr("one expert at a time needs"), HasSubstr("1.1 GB"),
+                                  HasSubstr("`memory_bytes`")));
+  EXPECT_EQ(plan.layers.experts_at_once, 1);
+  EXPECT_TRUE(plan.layers.activations_in_file);
+  EXPECT_GT(plan.disk_bytes, 0);
 }
 
 TEST_F(MemoryPlanTest, RoundingNeedsNoHessians) {
   recipe_.method = Method::kRoundToNearest;
-  EXPECT_LT(Plan(8 * kGiB).memory_bytes, 6 * kGiB);
+  EXPECT_LT(Plan(8 * kGiB).bytes, 6 * kGiB);
+  EXPECT_EQ(Plan(8 * kGiB).layers.passes, Passes::kNone);
 }
 
 TEST_F(MemoryPlanTest, ToppingUpKeepsTheActivationsBetweenAttentionAndExperts) {
-  const auto activations = [&] {
-    for (const QuantizePlan::Item& item : Plan(100 * kGiB).memory) {
-      if (item.name == "activations of all tokens") return item.bytes;
-    }
-    return int64_t{0};
-  };
-  const int64_t once = activations();
-  EXPECT_EQ(once, int64_t{4096} * 6144 * 4);
-  top_up_ = true;
-  EXPECT_EQ(activations(), 2 * once);
+  const int64_t once = Item("activations of all tokens");
+  EXPECT_EQ(once, HiddenStates::SizeBytes(4096, 6144));
+  EXPECT_EQ(Item("what the router thought of them"), 0);
+  expert_tokens_ = ExpertTokens::kToppedUp;
+  EXPECT_EQ(Plan(100 * kGiB).layers.passes, Passes::kInTurns);
+  EXPECT_EQ(Item("activations of all tokens"), 2 * once);
+  EXPECT_EQ(Item("what the router thought of them"),
+            RouterCensus::SizeBytes(spec_.layer(0).router, 4096,
+                                    {.choices = true, .probabilities = true}));
+  expert_tokens_ = ExpertTokens::kAll;
+  EXPECT_EQ(Plan(100 * kGiB).layers.passes, Passes::kOne);
+}
+
+TEST_F(MemoryPlanTest, WeightsTakeWhatTheBackendMakesOfThem) {
+  const int64_t weights = 8 * 3 * int64_t{6144} * 16384 + 6144 * (2 * 6144 + 2 * 1024);
+  EXPECT_EQ(Item("their dense weights"), 2 * weights);
+  stored_dtype_ = DType::kF16;  // widened
+  EXPECT_EQ(Item("their dense weights"), 4 * weights);
+  stored_dtype_ = DType::kBF16;
+  backend_ = MakeBackend("reference");
+  EXPECT_EQ(Item("their dense weights"), 4 * weights);
+}
+
+// What is made in a run, measured against what was planned for it.
+TEST_F(MemoryPlanTest, AWorkspaceTakesWhatItSays) {
+  const auto bytes_of = [](const Activation& x) { return x.buffer.size_bytes(); };
+  const Workspace workspace(*backend_, spec_, 64, 3);
+  const LayerScratch& scratch = workspace.scratch;
+  const int64_t host = bytes_of(workspace.x);  // as large, made when first needed
+  EXPECT_EQ(Workspace::SizeBytes(*backend_, spec_, 64, 3),
+            bytes_of(scratch.normed) + bytes_of(scratch.q) + bytes_of(scratch.attended) +
+                bytes_of(scratch.h) + bytes_of(scratch.g) + bytes_of(workspace.x) + host +
+                3 * backend_->KvBlockBytes(workspace.kv->shape()));
 }
 
 }  // namespace

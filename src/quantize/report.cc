@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/progress.h"
+#include "quantize/passes/probe.h"
 
 namespace nibble {
 namespace {
@@ -289,7 +290,7 @@ std::string ReportTable(const QuantizeReport& report) {
   if (report.original_perplexity > 0) {
     text += fmt::format(
         "\nperplexity of {} calibration tokens: {:.4f} originally, {:.4f} as written ({:+.2f} %)\n",
-        std::min<int64_t>(1024, report.calibration_tokens), report.original_perplexity,
+        std::min(Probe::kMaxTokens, report.calibration_tokens), report.original_perplexity,
         report.read_back_perplexity,
         100 * (report.read_back_perplexity / report.original_perplexity - 1));
   } else {

@@ -89,13 +89,16 @@ struct QuantizationRun::State {
   QuantizeReport Run();
 
   bool gptq() const { return recipe.method == Method::kGptq; }
+  ExpertTokens expert_tokens() const;
   Json Job() const;
   std::string DescribeToken(int64_t token) const;
+  HiddenStates MakeHiddenStates() const;
 
   // The phases of Run, in order.
   void Embed(CheckpointWriter& writer, ActivationStream& stream);
   void QuantizeLayer(int64_t layer, LayerQuantizer& quantizer, CheckpointWriter& writer,
                      LayerReport& report);
+  QuantizedLayer Quantize(int64_t layer, LayerQuantizer& quantizer);
   void Advance(int64_t layer, const CheckpointWriter& writer);
   void WriteOuter(int64_t unit, CheckpointWriter& writer);
   void Publish(CheckpointWriter& writer);
@@ -113,6 +116,7 @@ struct QuantizationRun::State {
   TokenBatches batches;        // run through the quantized layers
   TokenBatches probe_batches;  // the first of them, run through the original layers too
   LayerWork work;
+  LayerPlan layer_plan;
   QuantizePlan plan;
   PhaseClock clock;
 
@@ -120,8 +124,7 @@ struct QuantizationRun::State {
   OuterWeights outer;
   std::unique_ptr<Workspace> workspace;
   std::unique_ptr<Probe> probe;
-  HiddenStates hidden;
-  HiddenStates middle;
+  HiddenStates hidden;  // inputs of the layer at hand
   std::unique_ptr<Progress> progress;
 };
 
@@ -179,23 +182,33 @@ void QuantizationRun::State::Calibrate(CalibrationSet set) {
   batches = gptq() ? CutIntoBatches(calibration.sequences, step_tokens) : probe_batches;
   work = CountLayerWork(config, batches, options.calibrate_all_experts);
 
+  int64_t largest_layer = 0;
+  for (int64_t layer = 0; layer < spec.num_layers(); ++layer) {
+    const size_t unit = static_cast<size_t>(OutputPlan::UnitOfLayer(layer));
+    largest_layer = std::max(largest_layer, output.units()[unit].size_bytes());
+  }
   const int64_t budget =
       options.memory_bytes > 0 ? options.memory_bytes : AvailableMemoryBytes() / 10 * 8;
-  PlanMemory({.config = &config,
-              .recipe = &recipe,
-              .batches = &batches,
-              .probe_tokens = probe_batches.num_tokens,
-              .dense_bytes_per_weight =
-                  options.backend == "cpu" && output.stored_dtype() == DType::kBF16 ? 2 : 4,
-              .threads = backend->threads().num_threads(),
-              .all_experts = options.calibrate_all_experts,
-              .top_up = options.top_up_experts,
-              .budget_bytes = budget},
-             plan);
-
+  MemoryPlan memory = PlanMemory({.spec = spec,
+                                  .recipe = recipe,
+                                  .backend = *backend,
+                                  .stored_dtype = output.stored_dtype(),
+                                  .batches = batches,
+                                  .probe_tokens = probe_batches.num_tokens,
+                                  .expert_tokens = expert_tokens(),
+                                  .written_bytes = largest_layer,
+                                  .budget_bytes = budget});
+  layer_plan = memory.layers;
+  plan.memory = std::move(memory.items);
+  plan.memory_bytes = memory.bytes;
+  plan.budget_bytes = budget;
+  plan.experts_at_once = layer_plan.experts_at_once;
+  plan.activations_in_file = layer_plan.activations_in_file;
+  plan.scratch_disk_bytes = memory.disk_bytes;
+  if (!memory.lacking.empty()) plan.lacking.push_back(std::move(memory.lacking));
   plan.calibration_tokens = batches.num_tokens;
   plan.gflop_per_second = MeasureGflopPerSecond(backend->algebra());
-  const double layers = static_cast<double>(config.num_layers);
+  const double layers = static_cast<double>(spec.num_layers());
   const auto add_phase = [&](const char* name, double gflop) {
     if (gflop <= 0) return;
     plan.phases.push_back(
@@ -221,8 +234,18 @@ void QuantizationRun::State::PlanDisk() {
       FormatBytes(plan.free_disk_bytes)));
 }
 
-// The options and inputs that decide the bytes of the output. (The instruction set decides the last
-// bits of GPTQ's sums too, and is not recorded.)
+ExpertTokens QuantizationRun::State::expert_tokens() const {
+  if (options.calibrate_all_experts) return ExpertTokens::kAll;
+  return options.top_up_experts ? ExpertTokens::kToppedUp : ExpertTokens::kRouted;
+}
+
+HiddenStates QuantizationRun::State::MakeHiddenStates() const {
+  return layer_plan.activations_in_file
+             ? HiddenStates::InFile(batches.num_tokens, spec.hidden_size, options.output)
+             : HiddenStates::InMemory(batches.num_tokens, spec.hidden_size);
+}
+
+// The options and inputs that decide the bytes of the output.
 Json QuantizationRun::State::Job() const {
   Json ignore = Json::array();
   for (const ModulePattern& pattern : recipe.ignore) ignore.push_back(pattern.text());
@@ -296,30 +319,16 @@ QuantizeReport QuantizationRun::State::Run() {
                                           std::max<int64_t>(1, batches.num_blocks));
   ActivationStream stream(batches, *backend, *workspace);
   Embed(writer, stream);
-  const auto make_states = [&] {
-    return plan.activations_in_file
-               ? HiddenStates::InFile(batches.num_tokens, config.hidden_size, options.output)
-               : HiddenStates::InMemory(batches.num_tokens, config.hidden_size);
-  };
-  const bool needs_middle =
-      gptq() && (plan.experts_at_once < config.num_experts || options.top_up_experts);
-  if (needs_middle) middle = make_states();
-  LayerQuantizer quantizer(
-      {.source = &source,
-       .spec = &spec,
-       .recipe = &recipe,
-       .output = &output,
-       .backend = backend.get(),
-       .stream = &stream,
-       .workspace = workspace.get(),
-       .hidden = &hidden,
-       .middle = needs_middle ? &middle : nullptr,
-       .probe = probe.get(),
-       .experts_at_once = plan.experts_at_once,
-       .all_experts = options.calibrate_all_experts,
-       .top_up = options.top_up_experts,
-       .describe_token = [this](int64_t token) { return DescribeToken(token); },
-       .clock = &clock});
+  LayerQuantizer quantizer({.source = source,
+                            .spec = spec,
+                            .recipe = recipe,
+                            .output = output,
+                            .plan = layer_plan,
+                            .expert_tokens = expert_tokens(),
+                            .stream = stream,
+                            .probe = *probe,
+                            .clock = clock},
+                           layer_plan.keeps_expert_input() ? MakeHiddenStates() : HiddenStates());
 
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     progress->SetLabel(fmt::format("quantize layer {}/{}", layer + 1, config.num_layers));
@@ -354,9 +363,7 @@ void QuantizationRun::State::Embed(CheckpointWriter& writer, ActivationStream& s
   outer = LoadOuter(source, *backend);
   probe = std::make_unique<Probe>(spec, probe_batches, *backend, *workspace, outer);
   probe->Embed();
-  hidden = plan.activations_in_file
-               ? HiddenStates::InFile(batches.num_tokens, config.hidden_size, options.output)
-               : HiddenStates::InMemory(batches.num_tokens, config.hidden_size);
+  hidden = MakeHiddenStates();
   const TensorSpec embedding = EmbeddingOf(config);
   if (FindDense(source, embedding).dtype() != output.dtype()) {
     outer.embedding.reset();
@@ -368,6 +375,14 @@ void QuantizationRun::State::Embed(CheckpointWriter& writer, ActivationStream& s
   outer.embedding.reset();
 }
 
+QuantizedLayer QuantizationRun::State::Quantize(int64_t layer, LayerQuantizer& quantizer) {
+  try {
+    return quantizer.Quantize(layer, hidden);
+  } catch (const NonFiniteActivations& error) {
+    throw error.WithContext(fmt::format("layer {}, {}", layer, DescribeToken(error.token())));
+  }
+}
+
 void QuantizationRun::State::QuantizeLayer(int64_t layer, LayerQuantizer& quantizer,
                                            CheckpointWriter& writer, LayerReport& report) {
   const int64_t unit = OutputPlan::UnitOfLayer(layer);
@@ -377,7 +392,7 @@ void QuantizationRun::State::QuantizeLayer(int64_t layer, LayerQuantizer& quanti
     report.resumed = true;
     quantizer.MoveProbe(layer);
   } else {
-    QuantizedLayer result = quantizer.Quantize(layer);
+    const QuantizedLayer result = Quantize(layer, quantizer);
     report = result.report;
     const auto phase = clock.Measure("write");
     UnitTensors tensors(output);

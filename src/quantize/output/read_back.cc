@@ -83,8 +83,8 @@ ProbeScore ReadBack(const Checkpoint& source, const std::filesystem::path& outpu
   outer.embedding.reset();
   for (int64_t layer = 0; layer < spec.num_layers(); ++layer) {
     const LayerWeights weights = LoadLayer(written, layer, backend);
-    probe.RunAttention(layer, weights);
-    probe.RunExperts(layer, weights, 0, spec.layer(layer).router.num_experts);
+    probe.RunAttention(spec.layer(layer), weights);
+    probe.RunExperts(weights, 0, spec.layer(layer).router.num_experts);
   }
   const size_t size = static_cast<size_t>(probe.num_tokens() * spec.hidden_size);
   std::vector<float> expected(size), found(size);

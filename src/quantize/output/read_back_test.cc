@@ -63,8 +63,8 @@ class ReadBackTest : public ::testing::Test {
     probe.Embed();
     for (int64_t layer = 0; layer < 2; ++layer) {
       const LayerWeights weights = LoadLayer(written, layer, *backend_);
-      probe.RunAttention(layer, weights);
-      probe.RunExperts(layer, weights, 0, 5);
+      probe.RunAttention(spec.layer(layer), weights);
+      probe.RunExperts(weights, 0, 5);
     }
     hidden_ = HiddenStates::InMemory(40, 96);
     std::vector<float> rows(40 * 96);

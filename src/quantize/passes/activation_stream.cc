@@ -5,12 +5,27 @@
 #include "base/interrupt.h"
 
 namespace nibble {
+namespace {
+
+KvShape OneLayer(const ModelSpec& spec) {
+  KvShape shape = spec.Kv(DType::kF32);
+  shape.num_layers = 1;
+  return shape;
+}
+
+}  // namespace
+
 Workspace::Workspace(Backend& backend, const ModelSpec& spec, int64_t max_tokens,
                      int64_t num_blocks)
     : scratch(backend, spec, max_tokens), x(backend.MakeActivation(max_tokens, spec.hidden_size)) {
-  KvShape one_layer = spec.Kv(DType::kF32);
-  one_layer.num_layers = 1;
-  kv = backend.MakeKvPages(one_layer, num_blocks);
+  kv = backend.MakeKvPages(OneLayer(spec), num_blocks);
+}
+
+int64_t Workspace::SizeBytes(const Backend& backend, const ModelSpec& spec, int64_t max_tokens,
+                             int64_t num_blocks) {
+  const int64_t x_and_host = 2 * max_tokens * spec.hidden_size * int64_t{sizeof(float)};
+  return LayerScratch::SizeBytes(spec, max_tokens) + x_and_host +
+         num_blocks * backend.KvBlockBytes(OneLayer(spec));
 }
 
 void ActivationStream::Embed(const Weight& table, HiddenStates& to) {
@@ -18,7 +33,7 @@ void ActivationStream::Embed(const Weight& table, HiddenStates& to) {
     ThrowIfInterrupted();
     const Step step(*backend_, batch.batch, *workspace_->kv);
     backend_->Embed(table, workspace_->x);
-    Download(batch.first_token, to);
+    Download(workspace_->x, batch.first_token, to);
   }
 }
 
@@ -28,29 +43,47 @@ void ActivationStream::ForEach(const HiddenStates& from, HiddenStates* to,
     ThrowIfInterrupted();
     workspace_->x.rows = batch.batch.num_tokens();
     const Step scope(*backend_, batch.batch, *workspace_->kv);
-    Upload(from, batch.first_token);
+    Upload(from, batch.first_token, workspace_->x);
     step(batch);
-    if (to != nullptr) Download(batch.first_token, *to);
+    if (to != nullptr) Download(workspace_->x, batch.first_token, *to);
   }
 }
 
-std::span<float> ActivationStream::HostCopyOfX() {
-  workspace_->host.resize(static_cast<size_t>(workspace_->x.rows * workspace_->x.cols));
+void ActivationStream::ForEachExpertInput(
+    const HiddenStates& from, const std::function<void(const TokenBatch& batch)>& step) {
+  for (const TokenBatch& batch : batches_->batches) {
+    ThrowIfInterrupted();
+    const Step scope(*backend_, batch.batch, *workspace_->kv);
+    LoadExpertInput(batch, from);
+    step(batch);
+  }
+}
+
+void ActivationStream::StoreExpertInput(const TokenBatch& batch, HiddenStates& to) {
+  Download(workspace_->scratch.h, batch.first_token, to);
+}
+
+void ActivationStream::LoadExpertInput(const TokenBatch& batch, const HiddenStates& from) {
+  Activation& h = workspace_->scratch.h;
+  h.Resize(batch.batch.num_tokens(), from.cols());
+  Upload(from, batch.first_token, h);
+}
+
+std::span<float> ActivationStream::HostCopyOf(const Activation& x) {
+  workspace_->host.resize(static_cast<size_t>(x.rows * x.cols));
   return workspace_->host;
 }
 
-void ActivationStream::Upload(const HiddenStates& from, int64_t first_token) {
-  Activation& x = workspace_->x;
+void ActivationStream::Upload(const HiddenStates& from, int64_t first_token, Activation& x) {
   if (!from.in_file()) return backend_->Upload(from.Rows(first_token, x.rows), x);
-  const std::span<float> host = HostCopyOfX();
+  const std::span<float> host = HostCopyOf(x);
   from.Load(first_token, host);
   backend_->Upload(host, x);
 }
 
-void ActivationStream::Download(int64_t first_token, HiddenStates& to) {
-  const Activation& x = workspace_->x;
+void ActivationStream::Download(const Activation& x, int64_t first_token, HiddenStates& to) {
   if (!to.in_file()) return backend_->Download(x, to.Rows(first_token, x.rows));
-  const std::span<float> host = HostCopyOfX();
+  const std::span<float> host = HostCopyOf(x);
   backend_->Download(x, host);
   to.Store(first_token, host);
 }

@@ -25,6 +25,9 @@ struct Workspace {
   // max_tokens and num_blocks are those of the largest step.
   Workspace(Backend& backend, const ModelSpec& spec, int64_t max_tokens, int64_t num_blocks);
 
+  static int64_t SizeBytes(const Backend& backend, const ModelSpec& spec, int64_t max_tokens,
+                           int64_t num_blocks);
+
   LayerScratch scratch;
   std::unique_ptr<KvPages> kv;
   Activation x;
@@ -38,6 +41,8 @@ class ActivationStream {
       : batches_(&batches), backend_(&backend), workspace_(&workspace) {}
 
   const TokenBatches& batches() const { return *batches_; }
+  Backend& backend() const { return *backend_; }
+  Workspace& workspace() const { return *workspace_; }
 
   void Embed(const Weight& table, HiddenStates& to);
 
@@ -47,12 +52,20 @@ class ActivationStream {
   void ForEach(const HiddenStates& from, HiddenStates* to,
                const std::function<void(const TokenBatch& batch)>& step);
 
-  // Loads rows of `from`, starting at `first_token`, into workspace.x, as many as that has.
-  void Upload(const HiddenStates& from, int64_t first_token);
+  // The same over rows of `from` that StoreExpertInput has filled: they are in
+  // workspace.scratch.h, and workspace.x is left alone.
+  void ForEachExpertInput(const HiddenStates& from,
+                          const std::function<void(const TokenBatch& batch)>& step);
+
+  // Inside a step, what experts read, which DecoderLayer::Route leaves in workspace.scratch.h: to
+  // the rows of `to`, and back.
+  void StoreExpertInput(const TokenBatch& batch, HiddenStates& to);
+  void LoadExpertInput(const TokenBatch& batch, const HiddenStates& from);
 
  private:
-  void Download(int64_t first_token, HiddenStates& to);
-  std::span<float> HostCopyOfX();
+  void Upload(const HiddenStates& from, int64_t first_token, Activation& x);
+  void Download(const Activation& x, int64_t first_token, HiddenStates& to);
+  std::span<float> HostCopyOf(const Activation& x);
 
   const TokenBatches* batches_;
   Backend* backend_;

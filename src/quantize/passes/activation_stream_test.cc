@@ -54,6 +54,26 @@ TEST(ActivationStream, TakesEveryRowThroughTheStepsInOrder) {
     std::vector<float> after(12);
     hidden.Load(0, after);
     EXPECT_EQ(after, rows);
+
+    // What experts read takes the same way, beside x.
+    HiddenStates inputs =
+        in_file ? HiddenStates::InFile(6, 2, directory) : HiddenStates::InMemory(6, 2);
+    Activation& h = workspace.scratch.h;
+    stream.ForEach(hidden, nullptr, [&](const TokenBatch& batch) {
+      h.Resize(workspace.x.rows, 2);
+      for (int64_t row = 0; row < h.rows; ++row) {
+        HostRow(h, row)[0] = static_cast<float>(batch.first_token + row);
+        HostRow(h, row)[1] = 7;
+      }
+      stream.StoreExpertInput(batch, inputs);
+    });
+    inputs.Load(0, rows);
+    EXPECT_THAT(rows, ElementsAre(0, 7, 1, 7, 2, 7, 3, 7, 4, 7, 5, 7));
+    std::vector<float> seen;
+    stream.ForEachExpertInput(inputs, [&](const TokenBatch&) {
+      seen.insert(seen.end(), HostData(h), HostData(h) + h.rows * h.cols);
+    });
+    EXPECT_EQ(seen, rows);
   }
 }
 

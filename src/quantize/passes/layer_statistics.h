@@ -1,13 +1,14 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
 
+#include "nibble/error.h"
 #include "quantize/gptq/hessian.h"
 #include "quantize/passes/activation_stream.h"
-#include "quantize/passes/expert_slots.h"
+#include "quantize/passes/router_census.h"
+#include "quantize/passes/slot_selection.h"
 
 namespace nibble {
 
@@ -21,48 +22,60 @@ struct ExpertHessians {
   Hessian middle;  // what w2 reads
 };
 
-// Gathers the Hessians of one layer by running its unquantized weights over the calibration tokens.
-// The sums depend only on the tokens' order and their division into batches: not on how many
-// experts run at a time, nor on threads.
-class LayerStatistics {
+// Activations of a calibration token are not finite (kInvalidData). Whoever knows the layer and
+// where the token comes from adds them with WithContext.
+class NonFiniteActivations : public Error {
  public:
-  // `describe_token` names the origin of a calibration token, for errors about its activations.
-  LayerStatistics(const ModelSpec& spec, Backend& backend, ActivationStream& stream,
-                  Workspace& workspace, std::function<std::string(int64_t)> describe_token);
+  // `where`: "the input of attention".
+  NonFiniteActivations(const std::string& where, int64_t token);
 
-  // One pass through attention and router. `hidden` holds the layer's inputs. With `middle`, the
-  // residual stream between attention and experts is kept there for RunExperts. With `experts`,
-  // statistics of all experts are gathered in the same pass. Throws kInvalidData naming the layer
-  // and the token whose activations are not finite.
-  void RunAttention(int64_t layer, const LayerWeights& weights, const HiddenStates& hidden,
-                    HiddenStates* middle, AttentionHessians& attention, RouterCensus& census,
-                    const ExpertSelection& selection, std::vector<ExpertHessians>* experts);
-
-  // One pass through w1 and w3 of experts [first, last), whose weights must be there; hessians[0]
-  // is expert `first`'s.
-  void RunExperts(int64_t layer, const LayerWeights& weights, const HiddenStates& middle,
-                  const ExpertSelection& selection, int64_t first, int64_t last,
-                  std::vector<ExpertHessians>& hessians);
+  int64_t token() const { return token_; }  // index among all calibration tokens
 
  private:
-  void AddExperts(int64_t layer, const LayerWeights& weights, const TokenBatch& batch,
-                  const ExpertSelection& selection, int64_t first, int64_t last,
-                  std::vector<ExpertHessians>& hessians);
-  void AddSlots(int64_t first, int64_t last, std::vector<ExpertHessians>& hessians,
-                int64_t hessians_first);
-  // Throws about the first row of `x` that is not finite; slot_tokens maps rows to tokens, if any.
-  [[noreturn]] void ThrowNonFinite(int64_t layer, const std::string& where, const Activation& x,
-                                   const std::vector<int32_t>* slot_tokens,
-                                   int64_t first_token) const;
+  int64_t token_;
+};
 
-  const ModelSpec* spec_;
-  Backend* backend_;
+// Gathers the Hessians of one layer by running its unquantized weights over the calibration tokens:
+// in one pass, or in one for attention and router and one more for each group of experts. Both give
+// the same bits: the sums depend only on the tokens' order and their division into batches, not on
+// the number of experts or threads that run at a time.
+//
+// `hidden` are the layer's inputs. All three throw NonFiniteActivations.
+class LayerStatistics {
+ public:
+  // Borrows the stream, which runs all calibration tokens.
+  explicit LayerStatistics(ActivationStream& stream);
+
+  // One pass through everything but the experts' down weights. experts[e] is expert e's.
+  void GatherLayer(const LayerSpec& layer, const LayerWeights& weights, const HiddenStates& hidden,
+                   const ExpertSelection& selection, AttentionHessians& attention,
+                   RouterCensus& census, std::vector<ExpertHessians>& experts);
+
+  // One pass through attention and router; `expert_input` is filled for GatherExperts.
+  void GatherAttention(const LayerSpec& layer, const LayerWeights& weights,
+                       const HiddenStates& hidden, AttentionHessians& attention,
+                       RouterCensus& census, HiddenStates& expert_input);
+
+  // One pass through the gate and up weights of experts [first, first + experts.size()), which
+  // must be there; experts[0] is expert `first`'s. The census has kept the router's choices.
+  void GatherExperts(const LayerSpec& layer, const LayerWeights& weights,
+                     const HiddenStates& expert_input, const RouterCensus& census,
+                     const ExpertSelection& selection, int64_t first,
+                     std::vector<ExpertHessians>& experts);
+
+ private:
+  void Route(const LayerSpec& layer, const LayerWeights& weights, const TokenBatch& batch,
+             RouterCensus& census);
+  void AddExperts(const LayerSpec& layer, const LayerWeights& weights, const TokenBatch& batch,
+                  const ExpertSelection& selection, int64_t first,
+                  std::vector<ExpertHessians>& experts);
+
   ActivationStream* stream_;
+  Backend* backend_;
   Workspace* workspace_;
-  std::function<std::string(int64_t)> describe_token_;
   DecoderLayer layer_;
-  RoutingTable routed_;  // what the router said about the step at hand
-  RoutingTable slots_;   // those that are run at once
+  RoutingTable routed_;  // the router's choices for the step at hand
+  RoutingTable slots_;   // those that run at once
 };
 
 }  // namespace nibble

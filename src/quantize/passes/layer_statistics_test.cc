@@ -96,7 +96,6 @@ TEST_F(LayerStatisticsTest, SumsAreThoseOfAPlainForwardHoweverExpertsAreGrouped)
     const LayerWeights weights = LoadLayer(*checkpoint_, 0, *backend);
     OuterWeights outer = LoadOuter(*checkpoint_, *backend);
     HiddenStates hidden = HiddenStates::InMemory(batches_.num_tokens, config().hidden_size);
-    HiddenStates middle = HiddenStates::InMemory(batches_.num_tokens, config().hidden_size);
     stream.Embed(*outer.embedding, hidden);
 
     Recorder recorder;
@@ -112,13 +111,12 @@ TEST_F(LayerStatisticsTest, SumsAreThoseOfAPlainForwardHoweverExpertsAreGrouped)
       }
       return hessians;
     };
-    LayerStatistics statistics(spec, *backend, stream, workspace,
-                               [](int64_t token) { return std::to_string(token); });
+    LayerStatistics statistics(stream);
     AttentionHessians attention{Hessian(config().hidden_size),
                                 Hessian(config().num_heads * config().head_dim)};
     std::vector<ExpertHessians> experts = make(5);
-    RouterCensus census(batches_.num_tokens, 5, false);
-    statistics.RunAttention(0, weights, hidden, &middle, attention, census, {}, &experts);
+    RouterCensus census(spec.layer(0).router, batches_.num_tokens, {});
+    statistics.GatherLayer(spec.layer(0), weights, hidden, {}, attention, census, experts);
     ExpectGram(attention.input, recorder.attention_input);
     ExpectGram(attention.output, recorder.attention_output);
     for (int64_t e = 0; e < 5; ++e) {
@@ -128,17 +126,33 @@ TEST_F(LayerStatisticsTest, SumsAreThoseOfAPlainForwardHoweverExpertsAreGrouped)
                 experts[static_cast<size_t>(e)].input.tokens());
     }
 
-    // Groups of experts, from the stored residual stream between attention and experts: the same
+    // Groups of experts, from their inputs and the router's choices as they were kept: the same
     // bits.
-    for (int64_t first = 0; first < 5; first += 2) {
-      const int64_t last = std::min<int64_t>(first + 2, 5);
-      std::vector<ExpertHessians> some = make(last - first);
-      statistics.RunExperts(0, weights, middle, {}, first, last, some);
-      for (int64_t e = first; e < last; ++e) {
-        Hessian& a = experts[static_cast<size_t>(e)].middle;
-        Hessian& b = some[static_cast<size_t>(e - first)].middle;
-        EXPECT_EQ(a.tokens(), b.tokens());
-        EXPECT_TRUE(std::equal(a.data(), a.data() + a.size() * a.size(), b.data()));
+    const auto expect_same = [](Hessian& a, Hessian& b) {
+      EXPECT_EQ(a.tokens(), b.tokens());
+      EXPECT_TRUE(std::equal(a.data(), a.data() + a.size() * a.size(), b.data()));
+    };
+    for (const bool in_file : {false, true}) {
+      HiddenStates expert_input =
+          in_file
+              ? HiddenStates::InFile(batches_.num_tokens, config().hidden_size, directory_.path())
+              : HiddenStates::InMemory(batches_.num_tokens, config().hidden_size);
+      AttentionHessians attention_again{Hessian(config().hidden_size),
+                                        Hessian(config().num_heads * config().head_dim)};
+      RouterCensus keeping(spec.layer(0).router, batches_.num_tokens, {.choices = true});
+      statistics.GatherAttention(spec.layer(0), weights, hidden, attention_again, keeping,
+                                 expert_input);
+      expect_same(attention_again.input, attention.input);
+      expect_same(attention_again.output, attention.output);
+      EXPECT_TRUE(std::ranges::equal(keeping.tokens_per_expert(), census.tokens_per_expert()));
+      for (int64_t first = 0; first < 5; first += 2) {
+        std::vector<ExpertHessians> some = make(std::min<int64_t>(2, 5 - first));
+        statistics.GatherExperts(spec.layer(0), weights, expert_input, keeping, {}, first, some);
+        for (size_t i = 0; i < some.size(); ++i) {
+          ExpertHessians& together = experts[static_cast<size_t>(first) + i];
+          expect_same(some[i].input, together.input);
+          expect_same(some[i].middle, together.middle);
+        }
       }
     }
   }
@@ -157,17 +171,40 @@ TEST_F(LayerStatisticsTest, AllExpertsMaySeeAllTokens) {
   for (int e = 0; e < 5; ++e) {
     hessians.push_back({Hessian(config().hidden_size), Hessian(config().intermediate_size)});
   }
-  LayerStatistics statistics(spec, *backend, stream, workspace,
-                             [](int64_t token) { return std::to_string(token); });
-  ExpertSelection selection;
-  selection.all_tokens = true;
-  statistics.RunExperts(0, weights, hidden, selection, 0, 5, hessians);
+  LayerStatistics statistics(stream);
+  AttentionHessians attention{Hessian(config().hidden_size),
+                              Hessian(config().num_heads * config().head_dim)};
+  RouterCensus census(spec.layer(0).router, batches_.num_tokens, {});
+  statistics.GatherLayer(spec.layer(0), weights, hidden, {.all_tokens = true}, attention, census,
+                         hessians);
   for (ExpertHessians& sums : hessians) {
     EXPECT_EQ(sums.input.tokens(), batches_.num_tokens);
     EXPECT_EQ(sums.middle.tokens(), batches_.num_tokens);
     // All experts read the same inputs.
     EXPECT_TRUE(
         std::equal(sums.input.data(), sums.input.data() + 48 * 48, hessians.front().input.data()));
+  }
+}
+
+TEST_F(LayerStatisticsTest, ActivationsThatAreNotFiniteNameTheirToken) {
+  const auto backend = MakeBackend("cpu", {.threads = 2, .instruction_set = {}});
+  const ModelSpec spec = SpecOf(config());
+  Workspace workspace(*backend, spec, batches_.max_tokens, batches_.num_blocks);
+  ActivationStream stream(batches_, *backend, workspace);
+  const LayerWeights weights = LoadLayer(*checkpoint_, 0, *backend);
+  HiddenStates hidden = HiddenStates::InMemory(batches_.num_tokens, config().hidden_size);
+  hidden.Rows(70, 1)[3] = NAN;  // of the second batch
+  LayerStatistics statistics(stream);
+  AttentionHessians attention{Hessian(config().hidden_size),
+                              Hessian(config().num_heads * config().head_dim)};
+  RouterCensus census(spec.layer(0).router, batches_.num_tokens, {});
+  HiddenStates expert_input = HiddenStates::InMemory(batches_.num_tokens, config().hidden_size);
+  try {
+    statistics.GatherAttention(spec.layer(0), weights, hidden, attention, census, expert_input);
+    FAIL();
+  } catch (const NonFiniteActivations& error) {
+    EXPECT_EQ(error.token(), 70);
+    EXPECT_EQ(error.code(), ErrorCode::kInvalidData);
   }
 }
 

@@ -13,12 +13,21 @@ namespace nibble {
 namespace {
 
 constexpr size_t kMaxCompared = 256;  // positions whose logits are compared
-constexpr size_t kLogitRows = 64;     // computed at a time
+constexpr size_t kLogitRows = 64;     // computed at a time, on the backend and then on the host
 
 }  // namespace
 
 double ProbeScore::perplexity() const {
   return tokens == 0 ? 0 : std::exp(nll / static_cast<double>(tokens));
+}
+
+int64_t Probe::ActivationBytes(const ModelSpec& spec, int64_t tokens) {
+  return 2 * HiddenStates::SizeBytes(tokens, spec.hidden_size);
+}
+
+int64_t Probe::LogitBytes(const ModelSpec& spec, int64_t tokens) {
+  constexpr int64_t kRows = kMaxCompared + 2 * kLogitRows;
+  return tokens == 0 ? 0 : kRows * spec.vocab_size * int64_t{sizeof(float)};
 }
 
 Probe::Probe(const ModelSpec& spec, const TokenBatches& batches, Backend& backend,
@@ -31,29 +40,29 @@ Probe::Probe(const ModelSpec& spec, const TokenBatches& batches, Backend& backen
       layer_(backend),
       stream_(batches, backend, workspace),
       hidden_(HiddenStates::InMemory(batches.num_tokens, spec.hidden_size)),
-      middle_(HiddenStates::InMemory(batches.num_tokens, spec.hidden_size)),
+      expert_input_(HiddenStates::InMemory(batches.num_tokens, spec.hidden_size)),
       logits_(backend.MakeLogitRows(kLogitRows, spec.vocab_size)) {
   NIBBLE_CHECK(batches.batches.size() <= 1);
 }
 
 void Probe::Embed() { stream_.Embed(*outer_->embedding, hidden_); }
 
-void Probe::RunAttention(int64_t layer, const LayerWeights& weights) {
-  stream_.ForEach(hidden_, &middle_, [&](const TokenBatch&) {
-    layer_.Attention(spec_->layer(layer), weights, 0, workspace_->x, workspace_->scratch);
+void Probe::RunAttention(const LayerSpec& layer, const LayerWeights& weights) {
+  LayerScratch& scratch = workspace_->scratch;
+  stream_.ForEach(hidden_, &hidden_, [&](const TokenBatch& batch) {
+    layer_.Attention(layer, weights, 0, workspace_->x, scratch);
+    layer_.Route(layer, weights, workspace_->x, scratch);
+    backend_->Download(*scratch.routing, routing_);
+    stream_.StoreExpertInput(batch, expert_input_);
   });
-  stream_.ForEach(middle_, &hidden_, [](const TokenBatch&) {});
 }
 
-void Probe::RunExperts(int64_t layer, const LayerWeights& weights, int64_t first, int64_t last) {
+void Probe::RunExperts(const LayerWeights& weights, int64_t first, int64_t last) {
   LayerScratch& scratch = workspace_->scratch;
-  stream_.ForEach(middle_, &hidden_, [&](const TokenBatch& batch) {
-    layer_.Route(spec_->layer(layer), weights, workspace_->x, scratch);
-    backend_->Download(*scratch.routing, slots_);
-    slots_.GroupByExpert(first, last);
-    backend_->Upload(slots_, *scratch.routing);
-    // The sum so far: middle_ plus the outputs of the experts before `first`.
-    stream_.Upload(hidden_, batch.first_token);
+  stream_.ForEach(hidden_, &hidden_, [&](const TokenBatch& batch) {
+    stream_.LoadExpertInput(batch, expert_input_);
+    routing_.GroupByExpert(first, last);
+    backend_->Upload(routing_, *scratch.routing);
     layer_.Experts(weights, workspace_->x, scratch);
   });
 }

@@ -23,6 +23,10 @@ class Probe {
  public:
   static constexpr int64_t kMaxTokens = 1024;
 
+  // Memory of so many tokens between layers, and of the logits that are compared.
+  static int64_t ActivationBytes(const ModelSpec& spec, int64_t tokens);
+  static int64_t LogitBytes(const ModelSpec& spec, int64_t tokens);
+
   // `batches` holds at most one step. `outer` (final norm and head) and the rest must outlive this.
   Probe(const ModelSpec& spec, const TokenBatches& batches, Backend& backend, Workspace& workspace,
         const OuterWeights& outer);
@@ -33,8 +37,8 @@ class Probe {
   void Embed();
   // Runs one layer: RunAttention once, then RunExperts for ascending ranges of experts. Each call
   // needs only the weights it uses.
-  void RunAttention(int64_t layer, const LayerWeights& weights);
-  void RunExperts(int64_t layer, const LayerWeights& weights, int64_t first, int64_t last);
+  void RunAttention(const LayerSpec& layer, const LayerWeights& weights);
+  void RunExperts(const LayerWeights& weights, int64_t first, int64_t last);
 
   // Compares with the first rows of the quantized stream. Throws kInvalidData if its logits are not
   // finite.
@@ -56,9 +60,9 @@ class Probe {
   const OuterWeights* outer_;
   DecoderLayer layer_;
   ActivationStream stream_;
-  HiddenStates hidden_;  // outputs of the last layer; while RunExperts is called, its partial sums
-  HiddenStates middle_;  // between attention and experts
-  RoutingTable slots_;
+  HiddenStates hidden_;  // outputs of the last layer; while its experts run, their sum so far
+  HiddenStates expert_input_;
+  RoutingTable routing_;  // of the layer at hand
   std::unique_ptr<LogitRows> logits_;
 };
 

@@ -50,9 +50,9 @@ TEST_F(ProbeTest, ComputesWhatTheWholeModelComputesHoweverExpertsAreGrouped) {
     probe.Embed();
     for (int64_t layer = 0; layer < 2; ++layer) {
       const LayerWeights weights = LoadLayer(*checkpoint_, layer, *backend_);
-      probe.RunAttention(layer, weights);
+      probe.RunAttention(spec_.layer(layer), weights);
       for (int64_t first = 0; first < 5; first += group) {
-        probe.RunExperts(layer, weights, first, std::min<int64_t>(first + group, 5));
+        probe.RunExperts(weights, first, std::min<int64_t>(first + group, 5));
       }
     }
     const ProbeScore score = probe.Score(probe.original());

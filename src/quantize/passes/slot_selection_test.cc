@@ -1,4 +1,4 @@
-#include "quantize/passes/expert_slots.h"
+#include "quantize/passes/slot_selection.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -9,7 +9,6 @@ namespace nibble {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::IsEmpty;
 
 // Four tokens, three experts, two each.
 RoutingTable ExampleRouting() {
@@ -49,20 +48,6 @@ TEST(SelectSlots, ExtraTokensInTheirPlaces) {
   EXPECT_THAT(std::vector<int32_t>(slots.slot_tokens.begin() + 7, slots.slot_tokens.end()),
               ElementsAre(0, 1, 3));
   EXPECT_EQ(slots.slot_weights.size(), 10u);
-}
-
-TEST(RouterCensus, CountsAndFindsTheLikeliestUnroutedTokens) {
-  RouterCensus census(4, 3, true);
-  census.Add(ExampleRouting(), 0);
-  EXPECT_THAT(census.tokens_per_expert(), ElementsAre(4, 3, 1));
-  // Expert 2 has token 1; of the other tokens, its router probability is highest for token 2, then
-  // for 0.
-  const auto extra = census.TopUp(3);
-  EXPECT_THAT(extra[0], IsEmpty());
-  EXPECT_THAT(extra[1], IsEmpty());
-  EXPECT_THAT(extra[2], ElementsAre(0, 2));
-  EXPECT_THAT(census.TopUp(2)[2], ElementsAre(2));
-  EXPECT_THAT(census.TopUp(100)[2], ElementsAre(0, 2, 3));  // all unrouted tokens
 }
 
 }  // namespace
