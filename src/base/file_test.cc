@@ -148,7 +148,7 @@ TEST_F(FileTest, ForgivesFoldersThatCannotBeFlushed) {
   EXPECT_THAT(ErrorOf(ErrorCode::kNotFound, [&] { FlushFolder(Path("absent")); }),
               HasSubstr(Path("absent").string()));
   WriteTextFile(Path("file"), "");
-  EXPECT_THAT(ErrorOf(ErrorCode::kIo, [&] { FlushFolder(Path("file")); }),
+  EXPECT_THAT(ErrorOf(ErrorCode::kNotFound, [&] { FlushFolder(Path("file")); }),
               HasSubstr("Not a directory"));
 }
 

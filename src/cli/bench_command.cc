@@ -208,7 +208,7 @@ void AddBenchCommand(CLI::App& app, RunCommand& run) {
 
   CLI::App* load = AddSubcommand(*bench, "load", "A model, from opening it to its first token",
                                  "nibble bench load mixtral-w4a16");
-  load->add_option("model", options->model, "Checkpoint directory")->required();
+  AddPath(*load, "model", options->model, "Checkpoint directory")->required();
   AddCommonOptions(*load, *options);
   load->callback([options, &run] { run = [options] { return BenchLoadCommand(*options); }; });
 }

@@ -52,7 +52,8 @@ struct MemoryPlan {
 };
 
 // Has as many experts' Hessians in memory together as the budget allows, with the activations in
-// memory if possible, else in a file; one expert at a time if the budget is too small even for that.
+// memory if possible, else in a file; one expert at a time, with `lacking`, if the budget is too
+// small even for that.
 MemoryPlan PlanMemory(const MemoryQuestion& question);
 
 }  // namespace nibble

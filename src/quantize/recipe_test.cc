@@ -44,7 +44,7 @@ TEST(Recipe, GroupsMustComeOutEven) {
     FAIL() << "accepted";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
-    EXPECT_THAT(error.what(), AllOf(HasSubstr("m: its 100 inputs"), HasSubstr("--ignore m")));
+    EXPECT_THAT(error.what(), AllOf(HasSubstr("m: its 100 inputs"), HasSubstr("`ignore` m")));
   }
   recipe.group_size = -1;
   EXPECT_EQ(recipe.NumGroups("m", 100), 1);

@@ -228,9 +228,8 @@ void QuantizationRun::State::PlanDisk() {
   plan.lacking.push_back(fmt::format(
       "{}: needs {} on disk ({} of output{}), {} free; free some space or choose another disk",
       options.output.string(), FormatBytes(needed), FormatBytes(plan.output_bytes),
-      plan.scratch_disk_bytes > 0
-          ? ", " + FormatBytes(plan.scratch_disk_bytes) + " of activations"
-          : "",
+      plan.scratch_disk_bytes > 0 ? ", " + FormatBytes(plan.scratch_disk_bytes) + " of activations"
+                                  : "",
       FormatBytes(plan.free_disk_bytes)));
 }
 

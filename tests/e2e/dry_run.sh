@@ -59,7 +59,7 @@ lacking 1 --method rtn --memory 100GB
 lacking 2 --method rtn --memory 1GB
 grep -qE 'needs .* of memory .*--memory' "$scratch/why" || { cat "$scratch/why" >&2; fail "no word of the memory"; }
 lacking 2 "${gptq[@]}" --memory 1GB
-expect 4 'one expert at a time.*out: needs' "$nibble" quantize "$scratch/huge" "$scratch/result" "${gptq[@]}" --memory 1GB
+expect 4 'one expert at a time.*result: needs' "$nibble" quantize "$scratch/huge" "$scratch/result" "${gptq[@]}" --memory 1GB
 [ ! -e "$scratch/result" ] || fail "began what cannot end"
 
 expect 0 'of a budget of' "$nibble" quantize "$model" "$scratch/result" --method rtn --dry-run
