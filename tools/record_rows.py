@@ -5,9 +5,12 @@
     tools/record_rows.py
 
 rows.jsonl is the truth; rows.*.parquet differ in page format and compression. types.parquet has the
-column types that rows of text do not: numbers, nulls, lists, structs, dictionaries.
+column types that rows of text do not: numbers, nulls, lists, structs, dictionaries. In awkward.parquet
+texts stand beside columns of every kind that readers stumble over, and two that share a name.
 """
 
+import datetime
+import decimal
 import gzip
 import json
 import pathlib
@@ -42,6 +45,24 @@ TYPES = {
                             pyarrow.struct([("a", pyarrow.int32()), ("b", pyarrow.list_(pyarrow.string()))])),
 }
 
+AWKWARD = [
+    ("text", pyarrow.array(["one", None, "three"])),
+    ("when", pyarrow.array([1, 2, 3], pyarrow.timestamp("us", "UTC"))),
+    ("there", pyarrow.array([1, 2, None], pyarrow.timestamp("ns", "Europe/Berlin"))),
+    ("took", pyarrow.array([1, 2, 3], pyarrow.duration("s"))),
+    ("day", pyarrow.array([datetime.date(2024, 2, 29)] * 3)),
+    ("hour", pyarrow.array([1, 2, 3], pyarrow.time64("ns"))),
+    ("price", pyarrow.array([decimal.Decimal("1.50")] * 3, pyarrow.decimal256(50, 2))),
+    ("half", pyarrow.array([0.5, None, float("nan")], pyarrow.float16())),
+    ("image", pyarrow.array([b"\xff\xd8" * 99, None, b""])),
+    ("digest", pyarrow.array([b"0123456789abcdef"] * 3, pyarrow.binary(16))),
+    ("map", pyarrow.array([[("a", 1)], [], None], pyarrow.map_(pyarrow.string(), pyarrow.int32()))),
+    ("nothing", pyarrow.nulls(3)),
+    ("deep", pyarrow.array([{"a": [{"b": [[b"x"]]}]}, None, {"a": None}])),
+    ("x", pyarrow.array(["a", "b", "c"])),
+    ("x", pyarrow.array([1, 2, 3])),
+]
+
 
 def main():
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -61,6 +82,8 @@ def main():
     for name, options in variants.items():
         pyarrow.parquet.write_table(table, FOLDER / f"rows.{name}.parquet", store_schema=name != "none", **options)
     pyarrow.parquet.write_table(pyarrow.table(TYPES), FOLDER / "types.parquet")
+    names, arrays = zip(*AWKWARD)
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(arrays, names=names), FOLDER / "awkward.parquet")
 
 
 main()

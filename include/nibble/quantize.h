@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -28,8 +29,8 @@ struct RecipeOptions {
   std::vector<std::string> ignore = {"lm_head", "re:.*block_sparse_moe\\.gate$"};
 };
 
-// Reads llm-compressor's recipe YAML. Throws kInvalidData, kUnsupported naming what nibble does not
-// do.
+// Reads llm-compressor's recipe YAML; "-" is standard input. Throws kInvalidData, kUnsupported
+// naming what nibble does not do.
 RecipeOptions ReadRecipe(const std::filesystem::path& file);
 
 struct QuantizeOptions {
@@ -37,7 +38,8 @@ struct QuantizeOptions {
   std::filesystem::path output;  // absent or empty, unless `resume`
   RecipeOptions recipe;
 
-  // Calibration rows: see data/calibration.h for the formats. May be empty for rtn.
+  // Calibration rows: a file or a pipe, "-" for standard input; docs/cli.md has the formats. May be
+  // empty for rtn.
   std::filesystem::path calibration;
   int64_t samples = 512;
   int64_t max_seq_len = 0;  // tokens kept of a row; 0: all
@@ -53,6 +55,7 @@ struct QuantizeOptions {
   std::string backend = "cpu";
   int64_t max_shard_bytes = 5'000'000'000;
   bool resume = false;
+  bool strict = false;  // a pattern of the recipe that matches nothing is an error, not a warning
 };
 
 // One quantized Linear. Errors are relative to the output's energy, tr(D H D^T) / tr(W H W^T),
@@ -131,7 +134,12 @@ struct QuantizePlan {
   int64_t free_disk_bytes = 0;
   int64_t num_shards = 0;
   int64_t calibration_tokens = 0;
-  double gflop_per_second = 0;  // measured, all threads
+  int64_t calibration_rows = 0;          // in the file
+  int64_t calibration_rows_skipped = 0;  // of these: without a text
+  // How many samples were read from "text", "instruction+output", "messages" or another column.
+  std::map<std::string, int64_t> calibration_columns;
+  std::vector<std::string> unmatched_patterns;  // of the recipe's ignore
+  double gflop_per_second = 0;                  // measured, all threads
   std::vector<PhaseReport> phases;
   double seconds = 0;  // expected in all
   // What there is too little of, memory or disk: a sentence each, with the numbers and what to do.

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <iostream>
@@ -31,25 +32,29 @@ struct GenerateOptions {
   bool json = false;
 };
 
-// One prompt a line, or JSON lines with a "prompt" column.
+// One prompt a line, or rows with a "prompt" column.
 std::vector<std::string> ReadPrompts(const std::string& path) {
+  const Columns columns = {.choices = {{"prompt"}, {"text"}}, .lists = false, .hint = ""};
+  const Table table(path, columns, Format::kText);
   std::vector<std::string> prompts;
-  if (path.find(".json") != std::string::npos || path.find(".parquet") != std::string::npos) {
-    ReadTable(path, [&](const Row& row) {
-      prompts.push_back(GetRequired<std::string>(row.value, "prompt", row.where));
-    });
-  } else {
-    const std::string text = ReadText(path);
-    for (size_t begin = 0; begin < text.size();) {
-      const size_t end = std::min(text.find('\n', begin), text.size());
-      std::string line = text.substr(begin, end - begin);
-      if (line.ends_with('\r')) line.pop_back();
-      if (!line.empty()) prompts.push_back(std::move(line));
-      begin = end + 1;
+  table.ForEachRow([&](const Row& row) {
+    if (!row.choice) {
+      throw Error(ErrorCode::kInvalidData, row.where + ": " + row.WhyAbsent("prompt"));
     }
-  }
-  if (prompts.empty()) throw Error(ErrorCode::kInvalidData, path + ": no prompts in it");
+    prompts.push_back(row.value[columns.choices[*row.choice][0]].get<std::string>());
+  });
+  if (prompts.empty()) throw Error(ErrorCode::kInvalidData, table.name() + ": no prompts in it");
   return prompts;
+}
+
+// Text that is piped into the program is one prompt; the end of its last line is not part of it.
+std::vector<std::string> PipedPrompt() {
+  if (::isatty(STDIN_FILENO) == 1 || errno == EBADF) return {};  // nobody's, or closed
+  std::string text = ReadText("-");
+  if (text.ends_with('\n')) text.pop_back();
+  if (text.ends_with('\r')) text.pop_back();
+  if (text.empty()) return {};
+  return {std::move(text)};
 }
 
 // Prints answers as they come, in the order of the requests: the first unfinished one streams,
@@ -115,14 +120,15 @@ class Stopwatch {
 // Reads the file of --messages: a list of {"role", "content"} objects, or an object with
 // "messages".
 Json ReadMessages(const std::string& path) {
-  Json document = ReadJsonFile(path);
+  const std::string where = InputName(path);
+  Json document = ReadJson(path);
   if (document.is_object() && document.contains("messages")) document = document["messages"];
   if (!document.is_array() || document.empty()) {
     throw Error(ErrorCode::kInvalidData,
-                path + ": expected a list of messages, each with a role and content");
+                where + ": expected a list of messages, each with a role and content");
   }
   for (const Json& message : document) {
-    GetRequired<std::string>(message, "role", path);
+    GetRequired<std::string>(message, "role", where);
   }
   return document;
 }
@@ -265,9 +271,11 @@ int RunGenerate(GenerateOptions options) {
   if (options.chat) return GenerateRun(options).Chat();
   std::vector<std::string> prompts = options.prompts;
   if (!options.prompts_file.empty()) prompts = ReadPrompts(options.prompts_file);
+  if (prompts.empty()) prompts = PipedPrompt();
   if (prompts.empty()) {
     throw Error(ErrorCode::kInvalidArgument,
-                "give --prompt TEXT, --prompts FILE, --messages FILE or --chat");
+                "give --prompt TEXT, --prompts FILE, --messages FILE, --chat or a text on standard "
+                "input");
   }
   return GenerateRun(options).Prompts(prompts);
 }
@@ -287,12 +295,13 @@ void AddGenerateCommand(CLI::App& app, RunCommand& run) {
   CLI::Option* prompt =
       AddTexts(*command, "--prompt", options->prompts, "Text to continue; may be given again");
   CLI::Option* file = AddPath(*command, "--prompts", options->prompts_file,
-                              "File of prompts: one a line, or JSON lines with \"prompt\"");
+                              "File of prompts: one a line, or rows with \"prompt\" (.jsonl, "
+                              ".json, .csv, .tsv, .parquet); -: standard input");
   CLI::Option* chat = command->add_flag("--chat", options->chat,
                                         "Take turns from standard input through the chat template");
-  CLI::Option* messages =
-      AddPath(*command, "--messages", options->messages_file,
-              "JSON file: a list of messages (role, content) to answer through the chat template");
+  CLI::Option* messages = AddPath(*command, "--messages", options->messages_file,
+                                  "JSON file, or - for standard input: a list of messages (role, "
+                                  "content) to answer through the chat template");
   prompt->excludes(file)->excludes(chat)->excludes(messages);
   file->excludes(chat)->excludes(messages);
   chat->excludes(messages);

@@ -7,6 +7,7 @@
 #include "base/progress.h"
 #include "checkpoint/safetensors.h"
 #include "cli/loaded_model.h"
+#include "data/table.h"
 #include "model/scoring.h"
 #include "nibble/error.h"
 
@@ -28,15 +29,15 @@ struct NamedSequence {
 };
 
 // [[1, 2], [1, 3]] names sequences by index, {"a": [1, 2]} by key.
-std::vector<NamedSequence> ReadSequences(const std::string& path, const ModelConfig& config) {
-  const Json document = ReadJsonFile(path);
+std::vector<NamedSequence> ReadSequences(const Json& document, const std::string& file,
+                                         const ModelConfig& config) {
   if (!document.is_structured() || document.empty()) {
     throw Error(ErrorCode::kInvalidData,
-                path + ": expected a list of token id lists, or an object of them");
+                file + ": expected a list of token id lists, or an object of them");
   }
   std::vector<NamedSequence> sequences;
   for (const auto& [name, list] : document.items()) {
-    const std::string where = fmt::format("{}: sequence {}", path, name);
+    const std::string where = fmt::format("{}: sequence {}", file, name);
     if (!list.is_array() || list.empty()) {
       throw Error(ErrorCode::kInvalidData,
                   where + ": expected a list of token ids that is not empty");
@@ -62,9 +63,11 @@ std::vector<NamedSequence> ReadSequences(const std::string& path, const ModelCon
 }
 
 int RunLogits(const LogitsOptions& options) {
+  const Json tokens = ReadJson(options.tokens);
   LoadedModel loaded(options.model, options.device, 512);
   const int64_t vocab = loaded.config().vocab_size;
-  const std::vector<NamedSequence> sequences = ReadSequences(options.tokens, loaded.config());
+  const std::vector<NamedSequence> sequences =
+      ReadSequences(tokens, InputName(options.tokens), loaded.config());
   int64_t total = 0;
   for (const NamedSequence& sequence : sequences)
     total += static_cast<int64_t>(sequence.ids.size());
@@ -104,7 +107,7 @@ void AddLogitsCommand(CLI::App& app, RunCommand& run) {
   AddPath(*command, "model", options->model, "Checkpoint directory, dense or quantized")
       ->required();
   AddPath(*command, "--tokens", options->tokens,
-          "JSON: a list of token id lists, or an object of them")
+          "JSON: a list of token id lists, or an object of them; -: standard input")
       ->required();
   AddPath(*command, "--out", options->out,
           "safetensors file: one float32 tensor [tokens, vocabulary] a sequence")

@@ -26,6 +26,7 @@ struct PerplexityOptions {
 constexpr int64_t kMaxBatchTokens = 2048;
 
 int RunPerplexity(const PerplexityOptions& options) {
+  const std::string text = ReadText(options.text);  // a wrong name shows before the model is loaded
   LoadedModel loaded(options.model, options.device, kMaxBatchTokens);
   const int64_t positions = loaded.config().max_positions;
   const int64_t window = options.window > 0 ? options.window : std::min<int64_t>(2048, positions);
@@ -35,7 +36,7 @@ int RunPerplexity(const PerplexityOptions& options) {
                             positions, window));
   }
   // The file as one string, without special tokens; each window gets a BOS of its own.
-  const std::vector<int32_t> ids = loaded.Encode(ReadText(options.text), false);
+  const std::vector<int32_t> ids = loaded.Encode(text, false);
   const int32_t bos = static_cast<int32_t>(loaded.config().bos_token_id);
   const std::vector<ScoredSequence> windows = MakeWindows(ids, bos, window, options.stride);
   int64_t total = 0;  // the last token of a window is predicted, not run
@@ -112,7 +113,9 @@ void AddPerplexityCommand(CLI::App& app, RunCommand& run) {
                     "--baseline demo/tinymix");
   AddPath(*command, "model", options->model, "Checkpoint directory, dense or quantized")
       ->required();
-  AddPath(*command, "--text", options->text, "UTF-8 text file, plain, .gz or .zst")->required();
+  AddPath(*command, "--text", options->text,
+          "UTF-8 text file, plain, .gz or .zst; -: standard input")
+      ->required();
   constexpr Limits<int64_t> kTokens = {0, int64_t{1} << 30};
   AddNumber(*command, "--window", options->window,
             "Tokens a window, BOS included (0: the model's positions, at most 2048)", kTokens);

@@ -20,7 +20,12 @@ struct QuantizeFlags {
 int RunQuantize(QuantizeFlags flags) {
   QuantizeOptions& options = flags.options;
   options.backend = flags.device.backend;
+  options.strict = flags.strict;
   options.threads = flags.device.threads;
+  if (flags.recipe_file == "-" && options.calibration == "-") {
+    throw Error(ErrorCode::kInvalidArgument,
+                "--recipe and --calibration: standard input can be only one of them");
+  }
   if (!flags.recipe_file.empty()) options.recipe = ReadRecipe(flags.recipe_file);
   options.recipe.ignore.insert(options.recipe.ignore.end(), flags.ignore.begin(),
                                flags.ignore.end());
@@ -62,7 +67,8 @@ void AddQuantizeCommand(CLI::App& app, RunCommand& run) {
 
   const char* const kData = "Calibration";
   AddPath(*command, "--calibration", options.calibration,
-          "Rows to calibrate with: .jsonl, .json, .csv or .parquet, also .gz or .zst")
+          "Rows to calibrate with: .jsonl, .json, .csv, .tsv, .txt or .parquet, also .gz or .zst; "
+          "-: JSON from standard input")
       ->group(kData);
   AddNumber(*command, "--samples", options.samples, "Rows taken, after a seeded shuffle",
             {.least = 1})
@@ -134,7 +140,8 @@ void AddQuantizeCommand(CLI::App& app, RunCommand& run) {
   command->add_flag("--resume", options.resume, "Continue an unfinished run")->group(kRun);
   command
       ->add_flag("--strict", flags->strict,
-                 "Exit with status 5 if any linear fell back to rounding")
+                 "Refuse --ignore patterns that match nothing; exit with status 5 if any linear "
+                 "fell back to rounding")
       ->group(kRun);
   command->add_flag("--dry-run", flags->dry_run, "Only say what memory, disk and time it will take")
       ->group(kRun);

@@ -3,67 +3,90 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <numeric>
+#include <optional>
 #include <unordered_map>
+#include <utility>
 
 #include "base/interrupt.h"
+#include "base/log.h"
 #include "base/random.h"
 #include "base/sha256.h"
-#include "base/utf8.h"
 #include "data/table.h"
 #include "nibble/error.h"
 
 namespace nibble {
 namespace {
 
-// The text of column `name`, which must be a string.
-const std::string& Column(const Row& row, const std::string& name) {
-  const auto cell = row.value.find(name);
-  if (cell == row.value.end() || cell->is_null()) {
-    std::string columns;
-    for (const auto& [key, value] : row.value.items())
-      columns += (columns.empty() ? "" : ", ") + key;
-    throw Error(ErrorCode::kInvalidData,
-                fmt::format("{}: no column \"{}\"; the row has: {}", row.where, name,
-                            columns.empty() ? "none" : columns));
-  }
-  if (!cell->is_string()) {
-    throw Error(ErrorCode::kInvalidData,
-                fmt::format("{}: column \"{}\": expected a string, found {}", row.where, name,
-                            Utf8Prefix(cell->dump(), 40)));
-  }
-  return cell->get_ref<const std::string&>();
+enum class Lack { kColumn, kNull, kEmpty, kRefused };
+
+// What a row says, as the model shall read it, or why it says nothing.
+struct RowText {
+  std::string text;
+  std::string columns;  // it comes from, such as "instruction+output"
+  std::optional<Lack> lack;
+  std::string reason;  // of the lack
+};
+
+RowText Nothing(Lack lack, std::string reason) {
+  return {.text = {}, .columns = {}, .lack = lack, .reason = std::move(reason)};
 }
 
-// The text of a row, as the model reads it. Source: docs/formats.md#calibration-rows.
-std::string TextOf(const Row& row, const CalibrationOptions& options,
-                   const ChatTemplate* chat_template) {
+// The columns a row may be read from. Source: docs/formats.md#calibration-rows.
+Columns ColumnsOf(const CalibrationOptions& options) {
+  const std::string& column = options.text_column;
   if (options.chat) {
-    const std::string column = options.text_column.empty() ? "messages" : options.text_column;
-    const auto messages = row.value.find(column);
-    if (messages == row.value.end() || !messages->is_array() || messages->empty()) {
-      throw Error(
-          ErrorCode::kInvalidData,
-          fmt::format("{}: column \"{}\": expected a list of messages with role and content",
-                      row.where, column));
-    }
+    return {.choices = {{column.empty() ? "messages" : column}}, .lists = true, .hint = ""};
+  }
+  if (!column.empty()) return {.choices = {{column}}, .lists = false, .hint = ""};
+  return {.choices = {{"instruction", "output"}, {"text"}},
+          .lists = false,
+          .hint = "name the column with `text_column`, or give `chat` for message lists"};
+}
+
+RowText WhyNothing(const Row& row, const Columns& columns) {
+  for (const std::vector<std::string>& choice : columns.choices) {
+    const bool complete = std::all_of(choice.begin(), choice.end(), [&](const auto& column) {
+      return row.value.contains(column);
+    });
+    if (!complete) continue;
+    const auto null = std::find_if(choice.begin(), choice.end(),
+                                   [&](const auto& column) { return row.value[column].is_null(); });
+    return Nothing(Lack::kNull, row.WhyAbsent(*null));
+  }
+  if (columns.choices.size() == 1) {
+    return Nothing(Lack::kColumn, row.WhyAbsent(columns.choices[0][0]));
+  }
+  return Nothing(Lack::kColumn,
+                 "neither \"instruction\" and \"output\" nor \"text\"; " + columns.hint);
+}
+
+RowText TextOf(const Row& row, const Columns& columns, const ChatTemplate* chat_template) {
+  if (!row.choice) return WhyNothing(row, columns);
+  const std::vector<std::string>& names = columns.choices[*row.choice];
+  RowText result;
+  if (columns.lists) {
+    const Json& messages = row.value[names[0]];
+    if (messages.empty()) return Nothing(Lack::kEmpty, "there are no messages");
     try {
-      return chat_template->Render(*messages, false);
+      result.text = chat_template->Render(messages, false);
     } catch (const Error& error) {
-      throw error.WithContext(row.where);
+      return Nothing(Lack::kRefused, error.what());
     }
+  } else {
+    bool empty = true;
+    for (const std::string& name : names) {
+      const std::string& part = row.value[name].get_ref<const std::string&>();
+      if (&name != &names[0]) result.text += '\n';
+      result.text += part;
+      empty &= part.empty();
+    }
+    if (empty) result.text.clear();
   }
-  if (!options.text_column.empty()) return Column(row, options.text_column);
-  if (row.value.contains("instruction") && row.value.contains("output")) {
-    const std::string& instruction = Column(row, "instruction");
-    const std::string& output = Column(row, "output");
-    return instruction.empty() && output.empty() ? "" : instruction + "\n" + output;
-  }
-  if (row.value.contains("text")) return Column(row, "text");
-  throw Error(ErrorCode::kInvalidData,
-              row.where +
-                  ": neither \"instruction\" and \"output\" nor \"text\"; name the column with "
-                  "`text_column`, or give `chat` for message lists");
+  if (result.text.empty()) return Nothing(Lack::kEmpty, "the text is empty");
+  result.columns = fmt::format("{}", fmt::join(names, "+"));
+  return result;
 }
 
 void CheckOptions(const CalibrationOptions& options, const ChatTemplate* chat_template) {
@@ -82,50 +105,82 @@ void CheckOptions(const CalibrationOptions& options, const ChatTemplate* chat_te
   }
 }
 
-// The indices of the rows to take, in order. Reads the file once, to count and check its rows.
-std::vector<int64_t> ChooseRows(const CalibrationOptions& options) {
-  int64_t num_rows = 0;
-  ReadTable(options.path, [&](const Row&) {
+// Which rows of the table have a text.
+struct Survey {
+  std::vector<bool> has_text;  // of each row
+  int64_t num_skipped = 0;
+  std::array<int64_t, 4> lacks{};  // their number by Lack
+  std::string first_lack;          // where and why
+};
+
+Survey SurveyRows(const Table& table, const Columns& columns, const ChatTemplate* chat_template) {
+  Survey survey;
+  table.ForEachRow([&](const Row& row) {
     ThrowIfInterrupted();
-    ++num_rows;
+    const RowText text = TextOf(row, columns, chat_template);
+    survey.has_text.push_back(!text.lack);
+    if (!text.lack) return;
+    if (survey.num_skipped++ == 0) survey.first_lack = row.where + ": " + text.reason;
+    ++survey.lacks[static_cast<size_t>(*text.lack)];
   });
+  return survey;
+}
+
+// The indices of the rows to take, in order: a row's place in the shuffle does not depend on which
+// rows have a text.
+std::vector<int64_t> ChooseRows(const CalibrationOptions& options, const Survey& survey,
+                                const std::string& name) {
+  const int64_t num_rows = static_cast<int64_t>(survey.has_text.size());
   if (num_rows < options.samples) {
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("{}: {} samples asked for, but the file has {} rows; lower `samples`",
-                            options.path.string(), options.samples, num_rows));
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("{}: {} samples asked for, but the file has {} rows{}; lower `samples`", name,
+                    options.samples, num_rows,
+                    survey.num_skipped == 0 ? ""
+                                            : fmt::format(", {} of them without a text ({})",
+                                                          survey.num_skipped, survey.first_lack)));
+  }
+  if (num_rows - survey.num_skipped < options.samples) {
+    throw Error(
+        ErrorCode::kInvalidData,
+        fmt::format("{}; {} of {} rows have a text, but {} samples are asked for: lower "
+                    "`samples`, or choose other rows or columns",
+                    survey.first_lack, num_rows - survey.num_skipped, num_rows, options.samples));
   }
   std::vector<int64_t> order(static_cast<size_t>(num_rows));
   std::iota(order.begin(), order.end(), int64_t{0});
   if (options.shuffle) order = NumpyPcg64(options.seed).Permutation(num_rows);
+  std::erase_if(order, [&](int64_t row) { return !survey.has_text[static_cast<size_t>(row)]; });
   order.resize(static_cast<size_t>(options.samples));
   return order;
 }
 
-struct Text {
+struct Sample {
   std::string text;
+  std::string columns;
   std::string where;
 };
 
-// The texts of these rows, in this order. Reads the file again, so that only these are in memory.
-std::vector<Text> ReadTexts(const CalibrationOptions& options, const std::vector<int64_t>& order,
-                            const ChatTemplate* chat_template) {
+// The texts of these rows, in this order. Reads the table again, so that only these are in memory.
+std::vector<Sample> ReadSamples(const Table& table, const Columns& columns,
+                                const std::vector<int64_t>& order,
+                                const ChatTemplate* chat_template) {
   std::unordered_map<int64_t, size_t> place;  // row → index in `order`
   for (size_t i = 0; i < order.size(); ++i) place[order[i]] = i;
-  std::vector<Text> texts(order.size());
+  std::vector<Sample> samples(order.size());
   int64_t row_index = 0;
-  ReadTable(options.path, [&](Row row) {
+  table.ForEachRow([&](Row row) {
     ThrowIfInterrupted();
     const auto found = place.find(row_index++);
     if (found == place.end()) return;
-    Text& text = texts[found->second];
-    text = {TextOf(row, options, chat_template), row.where};
-    if (text.text.empty()) throw Error(ErrorCode::kInvalidData, row.where + ": the text is empty");
+    RowText text = TextOf(row, columns, chat_template);
+    samples[found->second] = {std::move(text.text), std::move(text.columns), std::move(row.where)};
   });
-  const auto missing = [](const Text& text) { return text.text.empty(); };
-  if (std::any_of(texts.begin(), texts.end(), missing)) {
-    throw Error(ErrorCode::kInvalidData, options.path.string() + ": changed while it was read");
+  const auto missing = [](const Sample& sample) { return sample.text.empty(); };
+  if (std::any_of(samples.begin(), samples.end(), missing)) {
+    throw Error(ErrorCode::kInvalidData, table.name() + ": changed while it was read");
   }
-  return texts;
+  return samples;
 }
 
 }  // namespace
@@ -133,23 +188,32 @@ std::vector<Text> ReadTexts(const CalibrationOptions& options, const std::vector
 CalibrationSet LoadCalibration(const CalibrationOptions& options, const Tokenizer& tokenizer,
                                const ChatTemplate* chat_template, int64_t vocab_size) {
   CheckOptions(options, chat_template);
-  const std::vector<int64_t> order = ChooseRows(options);
-  const std::vector<Text> texts = ReadTexts(options, order, chat_template);
-
+  const Columns columns = ColumnsOf(options);
+  const Table table(options.path, columns, Format::kJson);
+  const Survey survey = SurveyRows(table, columns, chat_template);
   CalibrationSet set;
-  set.rows = order;
+  set.rows = ChooseRows(options, survey, table.name());
+  set.num_rows = static_cast<int64_t>(survey.has_text.size());
+  set.num_skipped = survey.num_skipped;
+  if (survey.num_skipped > 0) {
+    const auto count = [&](Lack lack) { return survey.lacks[static_cast<size_t>(lack)]; };
+    LogWarning("rows_skipped count={} of={} empty={} null={} no_column={} refused={} first=\"{}\"",
+               survey.num_skipped, set.num_rows, count(Lack::kEmpty), count(Lack::kNull),
+               count(Lack::kColumn), count(Lack::kRefused), survey.first_lack);
+  }
+
   std::vector<int32_t> all_ids;
-  for (const Text& text : texts) {
+  for (const Sample& sample : ReadSamples(table, columns, set.rows, chat_template)) {
     ThrowIfInterrupted();
     // A chat template writes BOS itself.
-    std::vector<int32_t> ids = tokenizer.Encode(text.text, !options.chat);
+    std::vector<int32_t> ids = tokenizer.Encode(sample.text, !options.chat);
     const auto beyond =
         std::find_if(ids.begin(), ids.end(), [&](int32_t id) { return id >= vocab_size; });
     if (beyond != ids.end()) {
       throw Error(ErrorCode::kInvalidData,
                   fmt::format("{}: the tokenizer gives id {}, but the model's vocabulary has {} "
                               "entries; the tokenizer belongs to another model",
-                              text.where, *beyond, vocab_size));
+                              sample.where, *beyond, vocab_size));
     }
     const int64_t length = static_cast<int64_t>(ids.size());
     set.num_tokens_uncut += length;
@@ -160,6 +224,7 @@ CalibrationSet LoadCalibration(const CalibrationOptions& options, const Tokenize
     set.num_tokens += static_cast<int64_t>(ids.size());
     all_ids.insert(all_ids.end(), ids.begin(), ids.end());
     set.sequences.push_back(std::move(ids));
+    ++set.columns[sample.columns];
   }
   set.ids_sha256 = Sha256(std::as_bytes(std::span(all_ids)));
   return set;

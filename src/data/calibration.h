@@ -2,7 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <optional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -12,7 +12,7 @@
 namespace nibble {
 
 struct CalibrationOptions {
-  std::filesystem::path path;
+  std::filesystem::path path;  // a file or a pipe, "-": standard input
   int64_t samples = 512;
   uint64_t seed = 42;
   bool shuffle = true;
@@ -25,6 +25,10 @@ struct CalibrationOptions {
 struct CalibrationSet {
   std::vector<std::vector<int32_t>> sequences;  // BOS first where the tokenizer adds it
   std::vector<int64_t> rows;                    // row index in the file of each sequence
+  // How many of them were read from "text", "instruction+output", "messages" or another column.
+  std::map<std::string, int64_t> columns;
+  int64_t num_rows = 0;     // in the file
+  int64_t num_skipped = 0;  // of these: without a text
   int64_t num_tokens = 0;
   int64_t num_tokens_uncut = 0;
   int64_t num_cut = 0;
@@ -32,8 +36,11 @@ struct CalibrationSet {
 };
 
 // Reads, shuffles as numpy.random.default_rng(seed).permutation does, keeps the first `samples`
-// rows, joins and tokenizes. Throws Error naming file and line for empty, malformed or missing
-// rows, and kInvalidArgument (with both numbers) where the file has fewer rows than samples.
+// rows that have a text, joins and tokenizes. A row has none if its columns are missing, null or
+// empty, or if the chat template refuses its messages: one warning counts them, whether they are
+// drawn or not. Throws Error naming file and line for malformed rows, anywhere in the file;
+// kInvalidArgument (with both numbers) where the file has fewer rows than samples, kInvalidData
+// where fewer have a text.
 CalibrationSet LoadCalibration(const CalibrationOptions& options, const Tokenizer& tokenizer,
                                const ChatTemplate* chat_template, int64_t vocab_size);
 

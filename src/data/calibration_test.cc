@@ -1,5 +1,6 @@
 #include "data/calibration.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -17,6 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Pair;
 
 const fs::path kRows = fs::path(kSourceDir) / "tests/golden/rows";
 
@@ -117,12 +119,77 @@ TEST_F(CalibrationTest, RendersMessagesWithoutASecondBos) {
   CalibrationOptions options = {
       .path = kRows / "rows.zstd.parquet", .samples = 2, .shuffle = false};
   options.chat = true;
-  EXPECT_THAT(Texts(Load(options, &chat)),
-              ElementsAre("<s> [user] 0?", "<s> [user] 1?[assistant] 2"));
+  const CalibrationSet set = Load(options, &chat);
+  EXPECT_THAT(Texts(set), ElementsAre("<s> [user] 0?", "<s> [user] 1?[assistant] 2"));
+  EXPECT_THAT(set.columns, ElementsAre(Pair("messages", 2)));
   EXPECT_THAT(Message(ErrorCode::kInvalidArgument, options), HasSubstr("no chat template"));
   const ChatTemplate strict("{{ raise_exception('roles must alternate') }}", "", "");
-  EXPECT_THAT(Message(ErrorCode::kInvalidArgument, options, &strict),
+  EXPECT_THAT(Message(ErrorCode::kInvalidData, options, &strict),
               HasSubstr("rows.zstd.parquet: row 1: chat template: roles must alternate"));
+}
+
+TEST_F(CalibrationTest, CountsTheColumnsItReads) {
+  const std::string both = "{\"text\": \"a\", \"instruction\": \"b\", \"output\": \"c\"}\n";
+  const CalibrationSet set = Load(AllOf(both + "{\"text\": \"a\"}\n" + both));
+  EXPECT_THAT(set.columns, ElementsAre(Pair("instruction+output", 2), Pair("text", 1)));
+  EXPECT_EQ(set.num_rows, 3);
+  EXPECT_EQ(set.num_skipped, 0);
+  CalibrationOptions options = AllOf(both);
+  options.text_column = "output";
+  EXPECT_THAT(Load(options).columns, ElementsAre(Pair("output", 1)));
+}
+
+TEST_F(CalibrationTest, SkipsRowsWithoutATextAndCountsThem) {
+  CalibrationOptions options = AllOf(
+      "{\"text\": \"a\"}\n{\"text\": \"\"}\n{\"text\": null}\n{\"text\": NaN}\n\nnull\n{\"body\": "
+      "\"x\"}\n"
+      "{\"instruction\": \"\", \"output\": \"\"}\n{\"instruction\": null, \"output\": \"x\"}\n"
+      "{\"instruction\": null, \"output\": null, \"text\": \"b\", \"score\": -Infinity}\n");
+  options.samples = 2;
+  const CalibrationSet set = Load(options);
+  EXPECT_THAT(Texts(set), ElementsAre("<s> a", "<s> b"));
+  EXPECT_THAT(set.rows, ElementsAre(0, 8));
+  EXPECT_EQ(set.num_rows, 9);
+  EXPECT_EQ(set.num_skipped, 7);
+}
+
+TEST_F(CalibrationTest, SkipsConversationsWithoutMessagesOrThatTheTemplateRefuses) {
+  const ChatTemplate chat(
+      "{% if messages[0].role != 'user' %}{{ raise_exception('no user') }}{% endif %}"
+      "{{ messages[0].content }}",
+      "", "");
+  const std::string user = "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n";
+  CalibrationOptions options =
+      AllOf("{\"messages\": []}\n{\"messages\": null}\n{}\n" + user +
+            "{\"messages\": [{\"role\": \"system\", \"content\": \"b\"}]}\n" +
+            "{\"messages\": [{\"role\": \"user\", \"content\": \"\"}]}\n");
+  options.samples = 1;
+  options.chat = true;
+  const CalibrationSet set = Load(options, &chat);
+  EXPECT_THAT(set.rows, ElementsAre(3));
+  EXPECT_EQ(set.num_skipped, 5);
+}
+
+// The drawn rows are those of the same file without gaps in it, as far as they have a text, and
+// then the next: with any number of samples, and whichever rows the shuffle puts first.
+TEST_F(CalibrationTest, ARowsPlaceInTheShuffleDoesNotDependOnItsNeighbours) {
+  std::string full, gaps;
+  for (int i = 0; i < 30; ++i) {
+    full += fmt::format("{{\"text\": \"{}\"}}\n", i);
+    gaps += fmt::format("{{\"text\": \"{}\"}}\n", i % 3 == 0 ? "" : std::to_string(i));
+  }
+  CalibrationOptions options = AllOf(full);
+  options.shuffle = true;
+  std::vector<int64_t> expected = Load(options).rows;
+  std::erase_if(expected, [](int64_t row) { return row % 3 == 0; });
+  WriteTextFile(options.path, gaps);
+  for (options.samples = 1; options.samples <= 20; ++options.samples) {
+    EXPECT_EQ(Load(options).rows,
+              std::vector<int64_t>(expected.begin(), expected.begin() + options.samples));
+  }
+  EXPECT_THAT(Message(ErrorCode::kInvalidData, options),
+              ::testing::AllOfArray({HasSubstr("rows.jsonl:1: the text is empty"),
+                                     HasSubstr("20 of 30 rows have a text, but 21 samples")}));
 }
 
 TEST_F(CalibrationTest, ErrorsNameTheRow) {
@@ -134,21 +201,35 @@ TEST_F(CalibrationTest, ErrorsNameTheRow) {
               HasSubstr("rows.jsonl:2: the text is empty"));
   EXPECT_THAT(Message(data, AllOf(good + "{\"body\": \"x\"}\n")),
               HasSubstr("rows.jsonl:2: neither"));
-  EXPECT_THAT(Message(data, AllOf(good + "{\"text\": 7}\n")),
-              HasSubstr("rows.jsonl:2: column \"text\": expected a string, found 7"));
+  EXPECT_THAT(Message(data, AllOf(good + "{\"text\": null}\n")),
+              HasSubstr("rows.jsonl:2: column \"text\" is null"));
   EXPECT_THAT(Message(data, AllOf(good + "{\"instruction\": null, \"output\": \"x\"}\n")),
-              HasSubstr("rows.jsonl:2: no column \"instruction\""));
+              HasSubstr("rows.jsonl:2: column \"instruction\" is null"));
   EXPECT_THAT(Message(data, AllOf(good + "{\"text\": \"\xc3(\"}\n")),
               HasSubstr("rows.jsonl:2: not valid JSON"));
-  EXPECT_THAT(Message(data, AllOf(good + "\n" + good)),
-              HasSubstr("rows.jsonl:2: the line is empty"));
   CalibrationOptions options = AllOf(good + good);
   options.text_column = "txt";
   EXPECT_THAT(Message(data, options), HasSubstr("no column \"txt\"; the row has: text"));
-  options.chat = true;
+  options.path = kRows / "awkward.parquet";
+  EXPECT_THAT(Message(data, options), HasSubstr("no column \"txt\"; there are: text, when"));
   options.text_column.clear();
+  options.samples = 3;
+  EXPECT_THAT(Message(data, options), HasSubstr("parquet: row 2: column \"text\" is null"));
+  options.path = kRows / "types.parquet";
+  EXPECT_THAT(Message(data, options), HasSubstr("name the column with `text_column`"));
+  options.chat = true;
   const ChatTemplate chat("x", "", "");
-  EXPECT_THAT(Message(data, options, &chat), HasSubstr("column \"messages\": expected a list"));
+  EXPECT_THAT(Message(data, options, &chat), HasSubstr("no column \"messages\"; there are: int8"));
+}
+
+// Whether the shuffle draws it or not.
+TEST_F(CalibrationTest, AColumnThatHoldsNoTextIsAnErrorAnywhere) {
+  for (const char* bad : {"7", "[\"a\"]", "{}", "true"}) {
+    CalibrationOptions options = AllOf("{\"text\": \"a\"}\n{\"text\": " + std::string(bad) + "}\n");
+    options.samples = 1;
+    EXPECT_THAT(Message(ErrorCode::kInvalidData, options),
+                HasSubstr("rows.jsonl:2: column \"text\": expected a string, found "));
+  }
 }
 
 TEST_F(CalibrationTest, ErrorsNameTheNumbers) {
@@ -156,6 +237,10 @@ TEST_F(CalibrationTest, ErrorsNameTheNumbers) {
   options.samples = 3;
   EXPECT_THAT(Message(ErrorCode::kInvalidArgument, options),
               HasSubstr("3 samples asked for, but the file has 2 rows"));
+  WriteTextFile(options.path, "{\"text\": \"a\"}\n{\"text\": null}\n");
+  EXPECT_THAT(Message(ErrorCode::kInvalidArgument, options),
+              HasSubstr("1 of them without a text (" + options.path.string() +
+                        ":2: column \"text\" is null)"));
   options.samples = 0;
   EXPECT_THAT(Message(ErrorCode::kInvalidArgument, options),
               HasSubstr("`samples`: expected at least 1"));

@@ -9,90 +9,51 @@
 namespace nibble {
 namespace {
 
-// A state machine: takes a file's characters one by one and collects the fields of a record.
-class Record {
- public:
-  enum class Result { kMore, kComplete, kBadQuote };
+bool IsLineEnd(int c) { return c == '\n' || c == '\r' || c < 0; }
 
-  Result Add(char c) {
-    const bool ends_field = c == ',' || c == '\n';
-    switch (state_) {
-      case State::kStart:
-        if (c == '"') {
-          state_ = State::kQuoted;
-          return Result::kMore;
-        }
-        state_ = State::kPlain;
-        [[fallthrough]];
-      case State::kPlain:
-        if (c == '"') return Result::kBadQuote;
-        if (ends_field) return EndField(c);
-        field_ += c;
-        return Result::kMore;
-      case State::kQuoted:
-        if (c == '"') {
-          state_ = State::kQuoteSeen;
-        } else {
-          field_ += c;
-        }
-        return Result::kMore;
-      case State::kQuoteSeen:
-        if (c == '"') {  // a doubled quote
-          field_ += c;
-          state_ = State::kQuoted;
-          return Result::kMore;
-        }
-        if (c == '\r') return Result::kMore;
-        return ends_field ? EndField(c) : Result::kBadQuote;
+// Moves the text of a field, up to the separator or line end behind it, to `field`. False: its
+// quote is never closed.
+bool ReadField(CharStream& in, char separator, std::string& field) {
+  const auto take = [&] {
+    field += static_cast<char>(in.Peek());
+    in.Next();
+  };
+  bool in_quotes = in.Peek() == '"';
+  if (in_quotes) in.Next();
+  while (in_quotes) {
+    if (in.Peek() < 0) return false;
+    if (in.Peek() != '"') {
+      take();
+      continue;
     }
-    return Result::kMore;
+    in.Next();
+    in_quotes = in.Peek() == '"';  // a doubled one
+    if (in_quotes) take();
   }
-
-  bool empty() const { return fields_.empty() && field_.empty() && state_ == State::kStart; }
-  bool in_quotes() const { return state_ == State::kQuoted; }
-  std::vector<std::string> Take() { return std::exchange(fields_, {}); }
-
- private:
-  enum class State { kStart, kPlain, kQuoted, kQuoteSeen };
-
-  Result EndField(char c) {
-    if (c == '\n' && state_ == State::kPlain && field_.ends_with('\r')) field_.pop_back();
-    fields_.push_back(std::exchange(field_, {}));
-    state_ = State::kStart;
-    return c == '\n' ? Result::kComplete : Result::kMore;
-  }
-
-  State state_ = State::kStart;
-  std::vector<std::string> fields_;
-  std::string field_;
-};
+  while (in.Peek() != separator && !IsLineEnd(in.Peek())) take();
+  return true;
+}
 
 }  // namespace
 
-void ReadCsv(TextStream& stream, const std::string& where,
+void ReadCsv(CharStream& in, char separator, const std::string& where,
              const std::function<void(std::vector<std::string> fields, int64_t line)>& visit) {
-  Record record;
-  int64_t first_line = 0;
-  const auto add = [&](char c) {
-    const Record::Result result = record.Add(c);
-    if (result == Record::Result::kBadQuote) {
-      throw Error(ErrorCode::kInvalidData,
-                  fmt::format("{}:{}: a quote inside a field must be doubled, and the field quoted",
-                              where, stream.line_number()));
+  while (in.Peek() >= 0) {
+    const int64_t first_line = in.line();
+    const bool quoted = in.Peek() == '"';
+    in.StartRow();
+    std::vector<std::string> fields;
+    for (bool more = true; more;) {
+      if (!ReadField(in, separator, fields.emplace_back())) {
+        throw Error(ErrorCode::kInvalidData,
+                    fmt::format("{}:{}: the quote opened here is never closed", where, first_line));
+      }
+      more = in.Peek() == separator;
+      in.Next();
     }
-    if (result == Record::Result::kComplete) visit(record.Take(), first_line);
-  };
-  while (const auto line = stream.NextLine()) {
-    if (record.empty()) {
-      if (line->empty() || *line == "\r") continue;
-      first_line = stream.line_number();
-    }
-    for (const char c : *line) add(c);
-    add('\n');
-  }
-  if (record.in_quotes()) {
-    throw Error(ErrorCode::kInvalidData,
-                fmt::format("{}:{}: the quote opened here is never closed", where, first_line));
+    const bool blank =
+        !quoted && fields.size() == 1 && fields[0].find_first_not_of(" \t") == std::string::npos;
+    if (!blank) visit(std::move(fields), first_line);
   }
 }
 

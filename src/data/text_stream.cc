@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "nibble/error.h"
 #include "nibble_bridge.h"
@@ -21,30 +22,28 @@ std::string LowerCase(std::string name) {
   return name;
 }
 
-// "gz", "zst" or "".
-std::string Compression(const std::filesystem::path& path) {
-  const std::string extension = LowerCase(path.extension().string());
-  return extension == ".gz" || extension == ".zst" ? extension.substr(1) : "";
+Error TooLong(const std::string& name, int64_t line) {
+  return Error(ErrorCode::kInvalidData, fmt::format("{}:{}: a row longer than {} MiB", name, line,
+                                                    TextStream::kMaxLineBytes >> 20));
 }
 
 }  // namespace
 
 std::string UncompressedName(const std::filesystem::path& name) {
-  const bool compressed = !Compression(name).empty();
+  const std::string extension = LowerCase(name.extension().string());
+  const bool compressed = extension == ".gz" || extension == ".zst";
   return LowerCase((compressed ? name.stem() : name.filename()).string());
 }
 
 struct TextStream::Source {
-  std::string path;
+  std::string name;
   rust::Box<bridge::ByteStream> stream;
 };
 
-TextStream::TextStream(const std::filesystem::path& path) {
-  const std::string name = path.string();
-  source_.reset(new Source{name, BridgeCall(name, [&] {
-                             return bridge::open_stream(rust::Str(name.data(), name.size()),
-                                                        Compression(path));
-                           })});
+TextStream::TextStream(const Input& input) {
+  const int descriptor = input.Open();
+  source_.reset(new Source{
+      input.name(), BridgeCall(input.name(), [&] { return bridge::open_stream(descriptor); })});
 }
 
 TextStream::TextStream(TextStream&&) noexcept = default;
@@ -53,16 +52,21 @@ TextStream::~TextStream() = default;
 std::string_view TextStream::NextChunk() {
   buffer_.resize(kChunkBytes);
   const rust::Slice<uint8_t> into(reinterpret_cast<uint8_t*>(buffer_.data()), buffer_.size());
-  const size_t count = BridgeCall(source_->path, [&] { return source_->stream->read(into); });
-  return std::string_view(buffer_).substr(0, count);
+  const size_t count = BridgeCall(source_->name, [&] { return source_->stream->read(into); });
+  std::string_view chunk = std::string_view(buffer_).substr(0, count);
+  if (std::exchange(at_start_, false)) {  // a chunk is shorter than a mark only at the end
+    if (chunk.starts_with("\xFF\xFE") || chunk.starts_with("\xFE\xFF")) {
+      throw Error(ErrorCode::kInvalidData, source_->name + ": UTF-16 text; save it as UTF-8");
+    }
+    if (chunk.starts_with(kByteOrderMark)) chunk.remove_prefix(kByteOrderMark.size());
+  }
+  return chunk;
 }
 
 std::optional<std::string_view> TextStream::NextLine() {
   line_.clear();
   const auto finish = [&](std::string_view line) {
-    if (++line_number_ == 1 && line.starts_with(kByteOrderMark)) {
-      line.remove_prefix(kByteOrderMark.size());
-    }
+    ++line_number_;
     return line;
   };
   while (true) {
@@ -73,9 +77,7 @@ std::optional<std::string_view> TextStream::NextLine() {
     const size_t newline = rest_.find('\n');
     const std::string_view piece = rest_.substr(0, newline);
     if (line_.size() + piece.size() > kMaxLineBytes) {
-      throw Error(ErrorCode::kInvalidData,
-                  fmt::format("{}:{}: a line longer than {} MiB", source_->path, line_number_ + 1,
-                              kMaxLineBytes >> 20));
+      throw TooLong(source_->name, line_number_ + 1);
     }
     const bool complete = newline != std::string_view::npos;
     rest_.remove_prefix(complete ? newline + 1 : rest_.size());
@@ -84,5 +86,7 @@ std::optional<std::string_view> TextStream::NextLine() {
     if (complete) return finish(line_);
   }
 }
+
+void CharStream::ThrowTooLong() const { throw TooLong(name_, row_line_); }
 
 }  // namespace nibble

@@ -4,8 +4,9 @@
 
 #include <optional>
 
-#include "base/file.h"
 #include "data/calibration.h"
+#include "data/input.h"
+#include "data/table.h"
 #include "quantize/recipe_file.h"
 #include "quantize/run.h"
 #include "text/chat_template.h"
@@ -36,7 +37,7 @@ QuantizationRun Prepare(const QuantizeOptions& options) {
 }  // namespace
 
 RecipeOptions ReadRecipe(const std::filesystem::path& file) {
-  return ParseRecipe(ReadTextFile(file), file.string());
+  return ParseRecipe(ReadText(file), InputName(file));
 }
 
 QuantizePlan PlanQuantization(const QuantizeOptions& options) { return Prepare(options).plan(); }

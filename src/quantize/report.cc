@@ -30,6 +30,12 @@ std::vector<int64_t> CountsFromJson(const Json& json) {
   return counts;
 }
 
+Json ColumnsJson(const QuantizePlan& plan) {
+  Json columns = Json::object();
+  for (const auto& [name, rows] : plan.calibration_columns) columns[name] = rows;
+  return columns;
+}
+
 // Everything about a layer but its Linears and its time.
 Json LayerFields(const LayerReport& report) {
   return {{"layer", report.layer},
@@ -83,6 +89,9 @@ Json ResultFields(const QuantizeReport& report) {
           {"calibration_tokens", report.calibration_tokens},
           {"calibration_tokens_cut", report.tokens_cut},
           {"calibration_ids_sha256", report.calibration_ids_sha256},
+          {"calibration_columns", ColumnsJson(report.plan)},
+          {"calibration_rows", report.plan.calibration_rows},
+          {"calibration_rows_skipped", report.plan.calibration_rows_skipped},
           {"original_perplexity", report.original_perplexity},
           {"quantized_perplexity", report.quantized_perplexity},
           {"read_back_perplexity", report.read_back_perplexity},
@@ -100,6 +109,20 @@ Json TimeFields(const QuantizeReport& report) {
 
 Json FileFields(const WrittenFile& file) {
   return {{"name", file.name}, {"bytes", file.bytes}, {"sha256", file.sha256}};
+}
+
+// "256 rows of text, 10 of instruction+output; 3 of 400 rows had no text".
+std::string CalibrationRows(const QuantizePlan& plan) {
+  std::string text;
+  for (const auto& [name, rows] : plan.calibration_columns) {
+    text += text.empty() ? fmt::format("{} rows of {}", rows, name)
+                         : fmt::format(", {} of {}", rows, name);
+  }
+  if (plan.calibration_rows_skipped > 0) {
+    text += fmt::format("; {} of {} rows had no text", plan.calibration_rows_skipped,
+                        plan.calibration_rows);
+  }
+  return text;
 }
 
 std::string PhaseRows(const std::vector<PhaseReport>& phases) {
@@ -158,6 +181,10 @@ Json ToJson(const QuantizePlan& plan) {
           {"free_disk_bytes", plan.free_disk_bytes},
           {"shards", plan.num_shards},
           {"calibration_tokens", plan.calibration_tokens},
+          {"calibration_columns", ColumnsJson(plan)},
+          {"calibration_rows", plan.calibration_rows},
+          {"calibration_rows_skipped", plan.calibration_rows_skipped},
+          {"unmatched_patterns", plan.unmatched_patterns},
           {"gflop_per_second", plan.gflop_per_second},
           {"phases", phases},
           {"seconds", plan.seconds},
@@ -287,6 +314,9 @@ std::string ReportTable(const QuantizeReport& report) {
       "  {:<14} {:>8.2f} s  {:>8.2f} CPU s  at {:.0f} GFLOP/s measured, peak memory {}\n", "all",
       report.seconds, report.cpu_seconds, report.plan.gflop_per_second,
       FormatBytes(report.peak_resident_bytes));
+  if (!report.plan.calibration_columns.empty()) {
+    text += fmt::format("\ncalibrated with {}\n", CalibrationRows(report.plan));
+  }
   if (report.original_perplexity > 0) {
     text += fmt::format(
         "\nperplexity of {} calibration tokens: {:.4f} originally, {:.4f} as written ({:+.2f} %)\n",
@@ -318,6 +348,9 @@ std::string PlanTable(const QuantizePlan& plan) {
                         FormatBytes(plan.scratch_disk_bytes));
   }
   text += fmt::format("  {:<36} {:>12}\n", "free", FormatBytes(plan.free_disk_bytes));
+  if (!plan.calibration_columns.empty()) {
+    text += fmt::format("calibration\n  {}\n", CalibrationRows(plan));
+  }
   text += fmt::format("time, {} calibration tokens at {:.0f} GFLOP/s\n", plan.calibration_tokens,
                       plan.gflop_per_second);
   for (const PhaseReport& phase : plan.phases) {

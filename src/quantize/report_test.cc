@@ -42,6 +42,9 @@ QuantizeReport Example() {
   report.phases = {{"solve", 2, 3.5, 100, 1}};
   report.files = {{"model.safetensors", 123, "abc"}};
   report.calibration_tokens = 100;
+  report.plan.calibration_columns = {{"instruction+output", 3}, {"text", 1}};
+  report.plan.calibration_rows = 6;
+  report.plan.calibration_rows_skipped = 2;
   report.original_perplexity = 8;
   report.read_back_perplexity = 8.4;
   return report;
@@ -55,6 +58,8 @@ TEST(Report, TheTableNamesEveryWorryAndEndsInTheCountOfFallbacks) {
             HasSubstr("damped: model.layers.0.self_attn.q_proj needed 0.2"),
             HasSubstr("0.250 of its error"), HasSubstr("+5.00 %"),
             HasSubstr("bound     1.00 s    50 %"),
+            HasSubstr("calibrated with 3 rows of instruction+output, 1 of text; 2 of 6 rows had no "
+                      "text\n"),
             EndsWith("2 linears written, read back and equal; 1 starved experts; 1 fallbacks\n")));
 }
 
@@ -71,6 +76,7 @@ TEST(Report, LinesCarryTheSameAsJson) {
   EXPECT_EQ(events[3]["starved_experts"].dump(), "[1]");
   EXPECT_EQ(events[4]["sha256"], "abc");
   EXPECT_EQ(events[5]["fallbacks"], 1);
+  EXPECT_EQ(events[5]["calibration_columns"], Json({{"instruction+output", 3}, {"text", 1}}));
   EXPECT_EQ(ToJson(report)["layers"][0]["linears"][1]["fell_back"], true);
 }
 
@@ -99,7 +105,12 @@ TEST(Report, ThePlanSaysWhatIsNeeded) {
   plan.seconds = 90;
   EXPECT_THAT(PlanTable(plan),
               AllOf(HasSubstr("5.0 GB  of a budget of 8.0 GB"), HasSubstr("15 files"),
-                    Not(HasSubstr("activations, while it runs"))));
+                    Not(HasSubstr("activations, while it runs")), Not(HasSubstr("rows"))));
+  plan.calibration_columns = {{"text", 512}};
+  plan.unmatched_patterns = {"re:x"};
+  EXPECT_THAT(PlanTable(plan), HasSubstr("calibration\n  512 rows of text\n"));
+  EXPECT_EQ(ToJson(plan)["calibration_columns"]["text"], 512);
+  EXPECT_EQ(ToJson(plan)["unmatched_patterns"][0], "re:x");
   plan.scratch_disk_bytes = 1'000'000;
   EXPECT_THAT(PlanTable(plan), HasSubstr("activations, while it runs"));
   EXPECT_EQ(ToJson(plan)["lacking"].dump(), "[]");

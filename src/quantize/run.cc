@@ -12,12 +12,15 @@
 #include "base/progress.h"
 #include "base/sha256.h"
 #include "base/system.h"
+#include "base/utf8.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/checkpoint_writer.h"
 #include "checkpoint/fingerprint.h"
+#include "model/tensors.h"
 #include "quantize/layer_quantizer.h"
 #include "quantize/layer_work.h"
 #include "quantize/memory_plan.h"
+#include "quantize/nearest_names.h"
 #include "quantize/output/output_plan.h"
 #include "quantize/output/read_back.h"
 #include "quantize/output/written_layer.h"
@@ -82,6 +85,7 @@ struct QuantizationRun::State {
 
   // Before the start, in order.
   void CheckOptions() const;
+  void CheckPatterns();
   void PlanOutput();
   void Calibrate(CalibrationSet set);
   void PlanDisk();
@@ -132,6 +136,7 @@ QuantizationRun::QuantizationRun(const QuantizeOptions& options,
                                  const CalibrationLoader& load_calibration)
     : state_(std::make_unique<State>(options)) {
   state_->CheckOptions();
+  state_->CheckPatterns();
   state_->PlanOutput();
   state_->Calibrate(load_calibration(state_->config));
   state_->PlanDisk();
@@ -147,6 +152,27 @@ void QuantizationRun::State::CheckOptions() const {
         ErrorCode::kInvalidArgument,
         "`calibrate_all_experts` and `top_up_experts` steer calibration, which `method` rtn "
         "does not do");
+  }
+}
+
+// A pattern that matches no Linear is most often a name of another kind of model, or a slip.
+void QuantizationRun::State::CheckPatterns() {
+  std::vector<std::string> modules;
+  for (const TensorSpec& tensor : TensorsOf(config)) {
+    if (tensor.is_linear()) modules.push_back(tensor.module);
+  }
+  for (const ModulePattern& pattern : recipe.ignore) {
+    const auto matches = [&](const std::string& module) { return pattern.Matches(module); };
+    if (std::ranges::any_of(modules, matches)) continue;
+    const std::string nearest =
+        fmt::format("{}", fmt::join(NearestNames(pattern.text(), modules), ", "));
+    if (options.strict) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("`ignore` {} matches no linear of the model; nearest: {}",
+                              Quoted(pattern.text()), nearest));
+    }
+    LogWarning("pattern_without_match ignore={} nearest=\"{}\"", Quoted(pattern.text()), nearest);
+    plan.unmatched_patterns.push_back(pattern.text());
   }
 }
 
@@ -207,6 +233,9 @@ void QuantizationRun::State::Calibrate(CalibrationSet set) {
   plan.scratch_disk_bytes = memory.disk_bytes;
   if (!memory.lacking.empty()) plan.lacking.push_back(std::move(memory.lacking));
   plan.calibration_tokens = batches.num_tokens;
+  plan.calibration_rows = calibration.num_rows;
+  plan.calibration_rows_skipped = calibration.num_skipped;
+  plan.calibration_columns = calibration.columns;
   plan.gflop_per_second = MeasureGflopPerSecond(backend->algebra());
   const double layers = static_cast<double>(spec.num_layers());
   const auto add_phase = [&](const char* name, double gflop) {

@@ -483,6 +483,22 @@ TEST_F(QuantizationRunTest, LongSequencesAreCutIntoSteps) {
   EXPECT_EQ(report.quantized_perplexity, report.read_back_perplexity);
 }
 
+TEST_F(QuantizationRunTest, APatternThatMatchesNothingIsToldOrRefused) {
+  WriteModel(SmallModel());
+  options_.output = directory_.path() / "out";
+  EXPECT_THAT(QuantizationRun(options_, Calibration()).plan().unmatched_patterns, SizeIs(0));
+  options_.recipe.ignore.insert(
+      options_.recipe.ignore.end(),
+      {"model.layers.1.self_attn.o_porj", "re:.*layers\\.1\\..*o_proj", "re:.*layers\\.9\\."});
+  EXPECT_THAT(QuantizationRun(options_, Calibration()).plan().unmatched_patterns,
+              ElementsAre("model.layers.1.self_attn.o_porj", "re:.*layers\\.9\\."));
+  options_.strict = true;
+  EXPECT_THAT(ErrorOf("out"),
+              AllOf(HasSubstr("`ignore` \"model.layers.1.self_attn.o_porj\" matches no linear"),
+                    HasSubstr("nearest: model.layers.1.self_attn.o_proj")));
+  EXPECT_FALSE(fs::exists(options_.output));
+}
+
 TEST_F(QuantizationRunTest, BadInputIsNamedBeforeAnythingIsWritten) {
   WriteModel(SmallModel());
   const fs::path input = options_.input;

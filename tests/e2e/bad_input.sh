@@ -138,7 +138,7 @@ refuse_flag 'bfloat16.*int8' "$nibble" generate "$model" --prompt x --kv-cache-d
 refuse_flag 'cpu.*reference' "$nibble" generate "$model" --prompt x --backend abacus
 refuse 3 'cuda:0.*--backend cpu' "$nibble" generate "$model" --prompt x --backend cuda:0
 refuse 3 'cuda:0.*--backend cpu' "$nibble" quantize "$model" "$scratch/result" --method rtn --backend cuda:0
-refuse_flag 'prompt' "$nibble" generate "$model"
+refuse_flag 'prompt' "$nibble" generate "$model" </dev/null
 refuse_flag 'text' "$nibble" perplexity "$model"
 refuse_flag 'subcommand.*nibble --help' "$nibble"
 refuse_flag '--frobnicate.*nibble bench kernels --help' "$nibble" bench kernels --frobnicate

@@ -63,13 +63,21 @@ mod ffi {
         fn render(self: &Template, variables: &[u8]) -> Result<String>;
 
         type ByteStream;
-        /// `compression`: "", "gz" or "zst".
-        fn open_stream(path: &str, compression: &str) -> Result<Box<ByteStream>>;
-        /// Fills `buffer` from the front; 0 at the end.
+        /// Takes over a descriptor at its first byte. What gzip or Zstandard compressed is expanded.
+        fn open_stream(descriptor: i32) -> Result<Box<ByteStream>>;
+        /// Fills `buffer` from the front; less than all of it only at the end.
         fn read(self: &mut ByteStream, buffer: &mut [u8]) -> Result<usize>;
 
         type ParquetReader;
-        fn open_parquet(path: &str) -> Result<Box<ParquetReader>>;
+        /// Takes over the descriptor of a file, which is read here and there.
+        fn open_parquet(descriptor: i32) -> Result<Box<ParquetReader>>;
+        fn column_names(self: &ParquetReader) -> Result<Vec<String>>;
+        /// Call once: the columns of next_rows, texts or with `lists` lists of messages.
+        fn read_columns(
+            self: &mut ParquetReader,
+            columns: &Vec<String>,
+            lists: bool,
+        ) -> Result<()>;
         /// The next rows as JSON objects, one a line; empty at the end.
         fn next_rows(self: &mut ParquetReader) -> Result<Vec<u8>>;
     }
@@ -96,10 +104,10 @@ fn compile_template(source: &str) -> Result<Box<Template>, Failure> {
     guarded(|| Template::compile(source).map(Box::new))
 }
 
-fn open_stream(path: &str, compression: &str) -> Result<Box<ByteStream>, Failure> {
-    guarded(|| ByteStream::open(path, compression).map(Box::new))
+fn open_stream(descriptor: i32) -> Result<Box<ByteStream>, Failure> {
+    guarded(|| ByteStream::open(descriptor).map(Box::new))
 }
 
-fn open_parquet(path: &str) -> Result<Box<ParquetReader>, Failure> {
-    guarded(|| ParquetReader::open(path).map(Box::new))
+fn open_parquet(descriptor: i32) -> Result<Box<ParquetReader>, Failure> {
+    guarded(|| ParquetReader::open(descriptor).map(Box::new))
 }
