@@ -100,7 +100,7 @@ File File::Open(const std::filesystem::path& path) {
   if (IsLfsPointer(file.descriptor_, status.st_size)) {
     throw Error(
         ErrorCode::kInvalidData,
-        path.string() + ": a Git LFS pointer, not the file itself; run git lfs pull beside it");
+        path.string() + ": a Git LFS pointer, not the file itself; run git lfs pull in its folder");
   }
   return file;
 }
