@@ -23,7 +23,7 @@ set(bridge_out ${CMAKE_BINARY_DIR}/rust)
 string(SHA256 bridge_checkout ${CMAKE_SOURCE_DIR})
 string(SUBSTRING ${bridge_checkout} 0 12 bridge_checkout)
 set(bridge_header_dir ${NIBBLE_CARGO_TARGET}/include-${bridge_checkout})
-file(GLOB bridge_sources CONFIGURE_DEPENDS ${bridge_dir}/src/*.rs)
+file(GLOB_RECURSE bridge_sources CONFIGURE_DEPENDS ${bridge_dir}/src/*.rs)
 file(MAKE_DIRECTORY ${NIBBLE_CARGO_TARGET} ${bridge_out}/include)
 # The lock holds until the results are copied. One compiler whatever the preset: another CC or CXX
 # would make cargo build everything again.

@@ -21,7 +21,7 @@ struct SamplingParams {
   std::optional<int64_t> seed = {};  // none: the engine gives each request one
   int64_t max_tokens = 16;           // ≥ 1
   int64_t min_tokens = 0;            // the end-of-sequence and stop ids are masked before that
-  std::vector<std::string> stop = {};  // no empty strings
+  std::vector<std::string> stop = {};  // no empty strings; that of a special token is also its id
   std::vector<int32_t> stop_token_ids = {};
   bool ignore_eos = false;
 

@@ -7,6 +7,7 @@
 #include <charconv>
 #include <cmath>
 #include <functional>
+#include <sstream>
 #include <type_traits>
 #include <utility>
 
@@ -109,9 +110,12 @@ CLI::Option* AddNumber(CLI::App& command, const std::string& name, T& number,
 template <typename T>
 CLI::Option* AddNumbers(CLI::App& command, const std::string& name, std::vector<T>& numbers,
                         const std::string& description, Limits<T> limits) {
-  return Repeatable(AddTyped(command, name, TypeOf(limits), description,
+  return Repeatable(AddTyped(command, name, TypeOf(limits) + ",...", description,
                              [name, limits, &numbers](const std::string& argument) {
-                               numbers.push_back(ParseNumber(argument, name, limits));
+                               std::istringstream pieces(argument + ",");
+                               for (std::string piece; std::getline(pieces, piece, ',');) {
+                                 numbers.push_back(ParseNumber(piece, name, limits));
+                               }
                              }));
 }
 

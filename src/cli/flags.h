@@ -40,7 +40,7 @@ struct Limits {
 template <typename T>
 CLI::Option* AddNumber(CLI::App& command, const std::string& name, T& number,
                        const std::string& description, Limits<T> limits = {});
-// As AddTexts: one element each time.
+// Numbers with commas between them: "7" or "1,2,3". The flag may be given again, which adds to them.
 template <typename T>
 CLI::Option* AddNumbers(CLI::App& command, const std::string& name, std::vector<T>& numbers,
                         const std::string& description, Limits<T> limits = {});

@@ -63,6 +63,18 @@ TEST(Flags, ValuesThatCannotBeAreRefusedByName) {
   EXPECT_EQ(path, "a\xff");
 }
 
+TEST(Flags, ListsOfNumbersAddUpAndArePiecewiseChecked) {
+  CLI::App app;
+  std::vector<int> ids;
+  AddNumbers(app, "--ids", ids, "");
+  Parse(app, {"--ids", "7", "--ids", "1,-2,3"});
+  EXPECT_THAT(ids, ElementsAre(7, 1, -2, 3));
+  for (const char* list : {"", ",", "1,", ",1", "1,,2", "1, 2", "[1,2]", "1,2147483648", "1,x"}) {
+    EXPECT_THAT(Refusal([&] { Parse(app, {"--ids", list}); }), StartsWith("--ids: expected"))
+        << list;
+  }
+}
+
 TEST(ParseNumber, ReadsDecimalNumbersToTheEndsOfTheirTypes) {
   EXPECT_EQ(ParseNumber<int64_t>("9223372036854775807", "--n"),
             std::numeric_limits<int64_t>::max());
@@ -86,6 +98,8 @@ TEST(ParseNumber, NamesTheFlagTheRangeAndWhatWasTyped) {
             "--threads: expected an integer from 0 to 1024, found \"1025\"");
   EXPECT_EQ(Refusal([] { ParseNumber<double>("nan", "--top-p"); }),
             "--top-p: expected a number, found \"nan\"");
+  EXPECT_EQ(Refusal([] { ParseNumber<double>("1,5", "--top-p"); }),
+            "--top-p: expected a number, found \"1,5\"");
 }
 
 TEST(Flags, HelpShowsTypesRangesAndDefaults) {

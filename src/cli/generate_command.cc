@@ -145,11 +145,14 @@ class GenerateRun {
   int Prompts(const std::vector<std::string>& prompts) {
     std::vector<GenerationRequest> requests;
     std::vector<std::string> heads;
+    int64_t num_two_bos = 0;
     for (const std::string& prompt : prompts) {
       requests.push_back({loaded_.Encode(prompt, true), options_.sampling});
+      if (loaded_.tokenizer().BeginsWithTwoBos(requests.back().prompt)) ++num_two_bos;
       heads.push_back(prompts.size() == 1 ? std::string()
                                           : fmt::format("[{}] {}", heads.size(), prompt));
     }
+    WarnOfTwoBos("prompts", num_two_bos, static_cast<int64_t>(prompts.size()));
     Stopwatch watch;
     const std::vector<Generation> results = RunRequests(requests, heads, watch);
     if (options_.json) PrintResults(prompts, requests, results, watch);
@@ -320,7 +323,10 @@ void AddGenerateCommand(CLI::App& app, RunCommand& run) {
             "Taken from logits of tokens in the output");
   AddNumber(*command, "--frequency-penalty", sampling.frequency_penalty,
             "The same, for each time they occur");
-  AddTexts(*command, "--stop", sampling.stop, "Text that ends the output; may be given again");
+  AddTexts(*command, "--stop", sampling.stop,
+           "Text or special token that ends the output; may be given again");
+  AddNumbers(*command, "--stop-token-ids", sampling.stop_token_ids,
+             "Token ids that end the output, with commas between them");
   command->add_flag("--ignore-eos", sampling.ignore_eos, "Go on after an end-of-sequence token");
   AddNumber(*command, "--seed", options->seed, "Of the random draws");
   AddKvCacheOption(*command, options->kv_cache_dtype);

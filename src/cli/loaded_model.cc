@@ -46,7 +46,7 @@ std::vector<int32_t> LoadedModel::Encode(const std::string& text, bool add_speci
   return ids;
 }
 
-std::vector<int32_t> LoadedModel::EndIds() const {
+std::vector<int32_t> LoadedModel::EndIds() {
   std::vector<int32_t> ids;
   for (const int64_t id : config().eos_token_ids) ids.push_back(static_cast<int32_t>(id));
   const std::filesystem::path path = std::filesystem::path(directory_) / "generation_config.json";
@@ -59,6 +59,7 @@ std::vector<int32_t> LoadedModel::EndIds() const {
       }
     }
   }
+  if (const std::optional<int32_t> id = tokenizer().eos_id()) ids.push_back(*id);
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   std::erase_if(ids, [&](int32_t id) { return id < 0 || id >= config().vocab_size; });

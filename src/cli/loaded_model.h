@@ -28,8 +28,8 @@ class LoadedModel {
   // Encodes, and rejects ids outside the model's vocabulary.
   std::vector<int32_t> Encode(const std::string& text, bool add_special_tokens);
 
-  // End-of-sequence ids of config.json and generation_config.json.
-  std::vector<int32_t> EndIds() const;
+  // End-of-sequence ids: all that config.json, generation_config.json and the tokenizer name.
+  std::vector<int32_t> EndIds();
 
  private:
   std::string directory_;

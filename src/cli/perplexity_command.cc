@@ -38,6 +38,7 @@ int RunPerplexity(const PerplexityOptions& options) {
   // The file as one string, without special tokens; each window gets a BOS of its own.
   const std::vector<int32_t> ids = loaded.Encode(text, false);
   const int32_t bos = static_cast<int32_t>(loaded.config().bos_token_id);
+  WarnOfTwoBos(options.text, !ids.empty() && ids.front() == bos ? 1 : 0, 1);
   const std::vector<ScoredSequence> windows = MakeWindows(ids, bos, window, options.stride);
   int64_t total = 0;  // the last token of a window is predicted, not run
   for (const auto& sequence : windows) total += static_cast<int64_t>(sequence.tokens.size()) - 1;

@@ -203,6 +203,7 @@ CalibrationSet LoadCalibration(const CalibrationOptions& options, const Tokenize
   }
 
   std::vector<int32_t> all_ids;
+  int64_t num_two_bos = 0;
   for (const Sample& sample : ReadSamples(table, columns, set.rows, chat_template)) {
     ThrowIfInterrupted();
     // A chat template writes BOS itself.
@@ -215,6 +216,7 @@ CalibrationSet LoadCalibration(const CalibrationOptions& options, const Tokenize
                               "entries; the tokenizer belongs to another model",
                               sample.where, *beyond, vocab_size));
     }
+    if (tokenizer.BeginsWithTwoBos(ids)) ++num_two_bos;
     const int64_t length = static_cast<int64_t>(ids.size());
     set.num_tokens_uncut += length;
     if (options.max_seq_len > 0 && length > options.max_seq_len) {
@@ -226,6 +228,7 @@ CalibrationSet LoadCalibration(const CalibrationOptions& options, const Tokenize
     set.sequences.push_back(std::move(ids));
     ++set.columns[sample.columns];
   }
+  WarnOfTwoBos(table.name(), num_two_bos, options.samples);
   set.ids_sha256 = Sha256(std::as_bytes(std::span(all_ids)));
   return set;
 }

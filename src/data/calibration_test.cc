@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <numeric>
+#include <span>
 
 #include "base/file.h"
 #include "nibble/error.h"
@@ -16,6 +17,7 @@ namespace nibble {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Pair;
@@ -64,6 +66,15 @@ TEST_F(CalibrationTest, JoinsPlatypusRowsBehindBos) {
       "{\"instruction\": \"\", \"output\": \"c\"}\n"));
   EXPECT_THAT(Texts(set), ElementsAre("<s> a?\nb", "<s> plain", "<s> \nc"));
   EXPECT_THAT(set.rows, ElementsAre(0, 1, 2));
+}
+
+TEST_F(CalibrationTest, WarnsOfRowsThatBringABosAlong) {
+  const CalibrationOptions options =
+      AllOf("{\"text\": \"<s> a\"}\n{\"text\": \"b\"}\n{\"text\": \"<s>c\"}\n");
+  ::testing::internal::CaptureStderr();
+  const CalibrationSet set = Load(options);
+  EXPECT_THAT(::testing::internal::GetCapturedStderr(), HasSubstr("texts=2 of=3 "));
+  for (const size_t row : {0, 2}) EXPECT_THAT(std::span(set.sequences[row]).first(2), Each(1));
 }
 
 TEST_F(CalibrationTest, TakesTheColumnItIsTold) {

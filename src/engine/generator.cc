@@ -68,6 +68,15 @@ void CheckRequests(const Model& model, const Tokenizer* tokenizer,
   }
 }
 
+// A special token is no part of the text, where a stop string is looked for: it stops by its id.
+SamplingParams WithStopIds(SamplingParams params, const Tokenizer& tokenizer, int64_t vocab_size) {
+  for (const std::string& stop : params.stop) {
+    const std::optional<int32_t> id = tokenizer.TokenToId(stop);
+    if (id && *id < vocab_size && tokenizer.IsSpecial(*id)) params.stop_token_ids.push_back(*id);
+  }
+  return params;
+}
+
 // How many KV blocks the pool gets.
 int64_t ChooseNumBlocks(const Model& model, std::span<const GenerationRequest> requests,
                         const GeneratorOptions& options) {
@@ -115,7 +124,11 @@ class Run {
         results_(requests.size()),
         detokenizers_(requests.size()) {
     for (size_t i = 0; i < requests.size(); ++i) {
-      if (tokenizer != nullptr) detokenizers_[i].emplace(*tokenizer, requests[i].params.stop);
+      params_.push_back(requests[i].params);
+      if (tokenizer != nullptr) {
+        params_[i] = WithStopIds(params_[i], *tokenizer, model.spec().vocab_size);
+        detokenizers_[i].emplace(*tokenizer, params_[i].stop);
+      }
       scheduler_.Add(static_cast<int64_t>(i), requests[i].prompt);
     }
   }
@@ -165,12 +178,11 @@ class Run {
   }
 
   std::span<const int32_t> EndIds(size_t request) const {
-    return requests_[request].params.ignore_eos ? std::span<const int32_t>()
-                                                : std::span(options_.end_ids);
+    return params_[request].ignore_eos ? std::span<const int32_t>() : std::span(options_.end_ids);
   }
 
   SamplingRow SamplingRowOf(size_t request) const {
-    const SamplingParams& params = requests_[request].params;
+    const SamplingParams& params = params_[request];
     return {.params = &params,
             .prompt = requests_[request].prompt,
             .output = results_[request].tokens,
@@ -191,7 +203,7 @@ class Run {
 
   // Records a token, detokenizes it and decides whether the request ends with it.
   void Accept(size_t request, const Sampled& sampled) {
-    const SamplingParams& params = requests_[request].params;
+    const SamplingParams& params = params_[request];
     Generation& result = results_[request];
     result.tokens.push_back(sampled.token);
     result.log_probabilities.push_back(sampled.log_probability);
@@ -225,6 +237,7 @@ class Run {
   BlockPool pool_;
   std::unique_ptr<KvPages> kv_;
   Scheduler scheduler_;
+  std::vector<SamplingParams> params_;  // of the requests, with the ids that stop strings stand for
   std::vector<Generation> results_;
   std::vector<std::optional<Detokenizer>> detokenizers_;
 

@@ -55,7 +55,8 @@ using GenerationCallback = std::function<void(const GenerationEvent& event)>;
 // on batch mates, chunks, blocks or preemptions. A request whose logits are not finite ends with an
 // error of its own; the others continue.
 //
-// `tokenizer` may be null: then there is no text, and stop strings are refused. Throws
+// Text leaves special tokens out, so a stop string that is one stops at its id. `tokenizer` may be
+// null: then there is no text, and stop strings are refused. Throws
 // kInvalidArgument for bad parameters or a prompt that cannot fit, and kResourceExhausted where the
 // KV cache cannot hold one request, before anything runs.
 std::vector<Generation> Generate(Model& model, const Tokenizer* tokenizer,

@@ -4,13 +4,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 
 #include "backend/host/sampler.h"
 #include "backend/make_backend.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "model/scoring.h"
 #include "nibble/error.h"
+#include "tests/support/paths.h"
 #include "tests/support/random_mixtral.h"
 #include "tests/support/reference_data.h"
 #include "tests/support/temporary_directory.h"
@@ -282,6 +285,33 @@ TEST(Generator, EventsTellEachTokenOnceAndTheLastOneAsSuch) {
 TEST(Generator, NoRequestsGiveNothing) {
   RandomModel model;
   EXPECT_TRUE(Generate(*model, nullptr, {}, {}).empty());
+}
+
+// The demonstration model with another of its tokens made special.
+TEST(Generator, AStopStringThatIsASpecialTokenStopsAtItsId) {
+  const auto demo = std::filesystem::path(kSourceDir) / "demo/tinymix";
+  const TemporaryDirectory directory;
+  const auto backend = MakeBackend("cpu");
+  Model model(Checkpoint(demo), *backend, 64);
+  const Tokenizer plain = Tokenizer::Load(demo);
+  const std::vector<GenerationRequest> requests = {
+      {.prompt = plain.Encode("Once upon a time", true),
+       .params = {.temperature = 0, .max_tokens = 12}}};
+  const Generation free = Generate(model, &plain, requests, {}).front();
+  const int32_t comma = plain.TokenToId(",").value();
+  const auto at = std::find(free.tokens.begin(), free.tokens.end(), comma);
+  ASSERT_NE(at, free.tokens.end());
+
+  std::filesystem::copy_file(demo / "tokenizer.json", directory.path() / "tokenizer.json");
+  WriteTextFile(directory.path() / "tokenizer_config.json",
+                R"({"additional_special_tokens": [",", "<unk>"]})");
+  const Tokenizer special = Tokenizer::Load(directory.path());
+  std::vector<GenerationRequest> stopping = requests;
+  stopping[0].params.stop = {"no such text", ","};
+  const Generation stopped = Generate(model, &special, stopping, {}).front();
+  EXPECT_EQ(stopped.tokens, std::vector<int32_t>(free.tokens.begin(), at + 1));
+  EXPECT_EQ(stopped.finish, FinishReason::kStop);
+  EXPECT_EQ(stopped.text, free.text.substr(0, free.text.find(',')));
 }
 
 // With a real tokenizer: text.

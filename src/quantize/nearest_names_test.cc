@@ -14,8 +14,15 @@ using ::testing::IsEmpty;
 
 std::vector<std::string> Modules() {
   ModelConfig config;
+  config.model_type = "mixtral";
   config.num_layers = 12;
   config.num_experts = 2;
+  config.hidden_size = 32;
+  config.intermediate_size = 48;
+  config.num_heads = 4;
+  config.num_kv_heads = 2;
+  config.head_dim = 8;
+  config.vocab_size = 100;
   std::vector<std::string> modules;
   for (const TensorSpec& spec : TensorsOf(config)) {
     if (spec.is_linear()) modules.push_back(spec.module);

@@ -8,8 +8,9 @@
 
 namespace nibble {
 
-// A model's Jinja chat template: messages → prompt text, rendered as transformers does
-// (trim_blocks, lstrip_blocks, raise_exception, strftime_now, tojson without HTML escapes).
+// A model's Jinja chat template: messages → prompt text, rendered as transformers does (its sandbox
+// with trim_blocks and lstrip_blocks, raise_exception, strftime_now, tojson without HTML escapes),
+// in bounded time and memory whatever the template says.
 class ChatTemplate {
  public:
   // chat_template.jinja, chat_template.json or tokenizer_config.json's chat_template (the "default"
@@ -21,7 +22,8 @@ class ChatTemplate {
   ~ChatTemplate();
 
   // messages: [{"role": …, "content": …}, …]. `extra` adds variables (tools, documents). Throws
-  // kInvalidArgument with the template's own message (raise_exception) or a missing field's name.
+  // kInvalidArgument with the template's own message (raise_exception), or with the line of what it
+  // may not do: use a missing field, take too many steps, make too much text.
   std::string Render(const Json& messages, bool add_generation_prompt,
                      const Json& extra = Json::object()) const;
 

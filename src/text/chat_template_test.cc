@@ -2,9 +2,11 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <chrono>
 #include <filesystem>
+#include <utility>
 
 #include "base/file.h"
 #include "nibble/error.h"
@@ -90,15 +92,141 @@ TEST(ChatTemplate, BytesThatAreNotUtf8AreBadDataNotABug) {
               HasSubstr("chat_template.jinja: not valid UTF-8"));
 }
 
+std::string Repeated(const std::string& part, int count) {
+  std::string text;
+  while (count-- > 0) text += part;
+  return text;
+}
+
 TEST(ChatTemplate, EndlessLoopsEnd) {
   const auto start = std::chrono::steady_clock::now();
   const std::string loop =
       "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}";
-  EXPECT_THAT(MessageOf(ErrorCode::kInvalidArgument, [&] { Render(loop); }), HasSubstr("fuel"));
+  EXPECT_THAT(MessageOf(ErrorCode::kInvalidArgument, [&] { Render(loop); }),
+              HasSubstr("line 1: it takes more than 2000000 steps"));
   const std::string recursion = "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}";
   EXPECT_THAT(MessageOf(ErrorCode::kInvalidArgument, [&] { Render(recursion); }),
               HasSubstr("recursion"));
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+}
+
+#if defined(__has_feature)
+#define NIBBLE_HAS_FEATURE(feature) __has_feature(feature)
+#else
+#define NIBBLE_HAS_FEATURE(feature) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || \
+    NIBBLE_HAS_FEATURE(address_sanitizer)
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+
+int64_t PeakResidentBytes() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return int64_t{1024} * usage.ru_maxrss;
+}
+
+// What would fill memory or take for ever ends in an error; each template is one way to try.
+TEST(ChatTemplate, HostileTemplatesEndInAnError) {
+  const std::string loop = "{% for i in range(99999) %}";
+  const std::string doubled = "{% set ns = namespace(x='ab') %}{% for i in range(99) %}";
+  const std::string nested =
+      "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}"
+      "{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
+  const std::string nested_keys =
+      "{% set ns = namespace(x=(1,)) %}{% for i in range(99) %}"
+      "{% set ns.x = (ns.x, ns.x) %}{% endfor %}";
+  const std::string large = "{% set x = 'x' * 10000000 %}" + loop;
+  const std::string end = "{% endfor %}";
+  const int64_t resident = PeakResidentBytes();
+  for (const std::string& hostile : {
+           // one value
+           std::string("{{ 'a' * 10**10 }}"),
+           std::string("{{ [0] * 10**10 }}"),
+           std::string("{{ (0,) * 10**10 }}"),
+           std::string("{{ 10**10**10 }}"),
+           std::string("{{ range(10**10) }}"),
+           std::string("{{ 'a'.center(10**10) }}"),
+           std::string("{{ 'a'.ljust(10**10) }}"),
+           std::string("{{ 'a'.zfill(10**10) }}"),
+           std::string("{{ '\t'.expandtabs(10**10) }}"),
+           std::string("{{ '%10000000000d' % 1 }}"),
+           std::string("{{ '%*d' % (10**10, 1) }}"),
+           std::string("{{ '%.10000000000f' % 1.5 }}"),
+           std::string("{{ '%.10000000000d' % 1 }}"),
+           std::string("{{ '{:10000000000}'.format(1) }}"),
+           std::string("{{ '{:*^10000000000}'.format('a') }}"),
+           std::string("{{ '{:.10000000000f}'.format(1.5) }}"),
+           std::string("{{ '{:010000000000,}'.format(1) }}"),
+           std::string("{{ 'a' | center(10**10) }}"),
+           std::string("{{ 'a\nb' | indent(10**10) }}"),
+           std::string("{{ [1] | batch(10**10, 'x') | list }}"),
+           std::string("{{ [1] | slice(10**10) | list }}"),
+           std::string("{{ [1] | tojson(indent=10**10) }}"),
+           std::string("{{ [[[1]]] | tojson(indent='x' * 10**8) }}"),
+           std::string("{{ ('a' * 10**6).replace('a', 'b' * 10**6) }}"),
+           std::string("{{ 'x'.join(['b' * 10**6] * 10**6) }}"),
+           std::string("{{ ('a' * 10**6).translate({97: 'b' * 10**6}) }}"),
+           std::string("{{ ('%s' * 10**6) % (('x' * 10**6,) * 10**6) }}"),
+           std::string("{{ ('{0}' * 10**6).format('x' * 10**6) }}"),
+           std::string("{{ ('<' * 10**8) | e }}"),
+           std::string("{{ ('a-b-' * 10**6) | wordwrap(3) }}"),
+           std::string("{{ ('x' * 10**7) | wordwrap(1, wrapstring='y' * 1000) }}"),
+           // grown step by step
+           doubled + "{% set ns.x = ns.x ~ ns.x %}" + end,
+           doubled + "{% set ns.x = ns.x + ns.x %}" + end,
+           doubled + "{% set ns.x = ns.x.replace('a', 'aa') %}" + end,
+           doubled + "{% set ns.x = (ns.x, ns.x) | join %}" + end,
+           doubled + "{% set ns.x %}{{ ns.x }}{{ ns.x }}{% endset %}" + end,
+           "{% macro f(x) %}{{ x }}{{ x }}{% endmacro %}" + doubled + "{% set ns.x = f(ns.x) %}" +
+               end,
+           nested + "{{ ns.x }}",
+           nested + "{{ ns.x | tojson }}",
+           nested + "{{ ns.x | pprint }}",
+           nested + "{% set y = ns.x %}" + nested + "{{ ns.x == y }}",
+           nested + "{% set y = ns.x %}" + nested + "{{ ns.x < y }}",
+           nested_keys + "{{ {ns.x: 1} }}",
+           nested_keys + "{{ [ns.x] | unique | list }}",
+           // printed or read again and again
+           loop + Repeated("x", 100'000) + end,
+           loop + "{{ 'x' * 100000 }}" + end,
+           large + "{{ x.upper() }}" + end,
+           large + "{{ 'y' in x }}" + end,
+           large + "{{ x.find('y') }}" + end,
+           large + "{{ x == x ~ '' }}" + end,
+           large + "{{ x | length }}" + end,
+           large + "{{ x[9999] }}" + end,
+           "{% set x = range(99999) | list %}" + loop + "{{ 0.5 in x }}" + end,
+           "{% set x = range(99999) | list %}" + loop + "{{ x | sort | first }}" + end,
+           // recursion
+           std::string(
+               "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}"
+               "{{ f(200) }}"),
+           std::string("{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}"),
+           std::string("{% set ns = namespace() %}{% set ns.x = [ns] %}{{ ns }}"),
+       }) {
+    EXPECT_THROW(Render(hostile), Error) << hostile.substr(0, 100);
+  }
+  // Sanitizers keep what has been freed.
+  if (!kSanitized) {
+    EXPECT_LT(PeakResidentBytes() - resident, int64_t{1} << 30);
+  }
+}
+
+TEST(ChatTemplate, LongConversationsAreWithinTheBudget) {
+  Json messages = Json::array();
+  for (int i = 0; i < 1000; ++i) {
+    messages.push_back(
+        {{"role", i % 2 == 0 ? "user" : "assistant"}, {"content", Repeated("word ", 60)}});
+  }
+  const ChatTemplate chat(
+      "{% set ns = namespace(all='') %}{% for m in messages %}{% if '</think>' in m.content %}x{% "
+      "endif %}"
+      "{% set ns.all = ns.all + m.role + ': ' + m.content | trim + '\n' %}{% endfor %}{{ ns.all }}",
+      "", "");
+  EXPECT_EQ(chat.Render(messages, true).size(), 1000u * (299 + 3) + 500 * 4 + 500 * 9);
 }
 
 TEST(ChatTemplate, DeepValuesDoNotOverflowTheStack) {
@@ -107,20 +235,28 @@ TEST(ChatTemplate, DeepValuesDoNotOverflowTheStack) {
       "%}";
   EXPECT_THROW(Render(nest + "{{ ns.x }}"), Error);
   EXPECT_THROW(Render(nest + "{{ ns.x | tojson }}"), Error);
+  EXPECT_THROW(Render(nest + "{{ ns.x == [ns.x] }}"), Error);
   EXPECT_EQ(Render(nest + "end"), "end");
   const std::string deeper =
       "{% set ns = namespace(x=[]) %}{% for i in range(300) %}{% for j in range(700) %}"
       "{% set ns.x = [ns.x] %}{% endfor %}{% endfor %}end";
   EXPECT_EQ(Render(deeper), "end");
-  const auto repeated = [](const std::string& part, int count) {
-    std::string text;
-    while (count-- > 0) text += part;
-    return text;
-  };
-  EXPECT_EQ(Render("{{ " + repeated("-", 100'000) + "1 }}"), "1");
-  EXPECT_EQ(Render("{{ 0" + repeated("+1", 60'000) + " }}"), "60000");
-  EXPECT_THROW(Render("{{ " + repeated("(", 100'000) + "1 }}"), Error);
-  EXPECT_THAT(MessageOf(ErrorCode::kInvalidData, [&] { Render(repeated("x", 1 << 18)); }),
+  EXPECT_EQ(Render("{{ 0" + Repeated("+1", 60'000) + " }}"), "60000");
+  EXPECT_EQ(Render("{{ 'a'" + Repeated("|upper", 20'000) + " }}"), "A");
+  for (const auto& [open, close] : {std::pair{"(", ")"},
+                                    {"[", "]"},
+                                    {"-", ""},
+                                    {"not ", ""},
+                                    {"{'a':", "}"},
+                                    {"x[", "]"},
+                                    {"1 if 1 else ", ""}}) {
+    const std::string nested = Repeated(open, 9000) + "1 " + Repeated(close, 9000);
+    EXPECT_THAT(MessageOf(ErrorCode::kInvalidData, [&] { Render("{{ " + nested + " }}"); }),
+                HasSubstr("nested deeper than 200 levels"));
+  }
+  EXPECT_THAT(MessageOf(ErrorCode::kInvalidData, [&] { Render(Repeated("{% if 1 %}", 9000)); }),
+              HasSubstr("nested deeper"));
+  EXPECT_THAT(MessageOf(ErrorCode::kInvalidData, [&] { Render(Repeated("x", 1 << 18)); }),
               HasSubstr("262144 bytes; the limit is 131072"));
 }
 

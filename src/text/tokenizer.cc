@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "base/utf8.h"
 #include "nibble_bridge.h"
 #include "text/bridge_call.h"
@@ -61,6 +62,16 @@ void AddTokens(bridge::Tokenizer& tokenizer, const TokenizerConfig& config,
   BridgeCall(where, [&] {
     tokenizer.add_tokens(rust::Slice<const bridge::AddedToken>(tokens.data(), tokens.size()));
   });
+  for (const TokenizerConfig::AddedToken& token : config.added_tokens) {
+    if (!token.id) continue;
+    const int64_t id = BridgeCall(where, [&] { return tokenizer.token_to_id(Str(token.content)); });
+    if (id == *token.id) continue;
+    throw Error(
+        ErrorCode::kInvalidData,
+        fmt::format("{}: \"{}\" has id {} here, but {} in added_tokens.json beside it; one of "
+                    "the two files belongs to another model",
+                    where, token.content, id, *token.id));
+  }
 }
 
 // BOS and EOS as the Llama tokenizers of transformers add them.
@@ -205,6 +216,18 @@ std::optional<int32_t> Tokenizer::eos_id() const { return state_->eos_id; }
 
 bool Tokenizer::IsSpecial(int32_t id) const {
   return std::binary_search(state_->special_ids.begin(), state_->special_ids.end(), id);
+}
+
+bool Tokenizer::BeginsWithTwoBos(std::span<const int32_t> ids) const {
+  return state_->bos_id && ids.size() >= 2 && ids[0] == *state_->bos_id && ids[1] == ids[0];
+}
+
+void WarnOfTwoBos(std::string_view source, int64_t count, int64_t total) {
+  if (count == 0) return;
+  LogWarning(
+      "two_bos source=\"{}\" texts={} of={} effect=\"the model sees BOS twice, which it was not "
+      "trained on\" next=\"take the BOS token out of the text: it is added anyway\"",
+      source, count, total);
 }
 
 }  // namespace nibble

@@ -39,11 +39,17 @@ class Tokenizer {
   std::optional<int32_t> bos_id() const;
   std::optional<int32_t> eos_id() const;
   bool IsSpecial(int32_t id) const;
+  // Whether `ids`, encoded with special tokens, begin with BOS twice: the text has one of its own.
+  bool BeginsWithTwoBos(std::span<const int32_t> ids) const;
 
  private:
   Tokenizer();
   struct State;
   std::unique_ptr<State> state_;
 };
+
+// One warning for all texts of `source` where `count` of `total` bring a BOS of their own along
+// (BeginsWithTwoBos); none for 0. The ids stay as they are.
+void WarnOfTwoBos(std::string_view source, int64_t count, int64_t total);
 
 }  // namespace nibble

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <limits>
 #include <map>
 
 namespace nibble {
@@ -64,6 +65,36 @@ std::vector<TokenizerConfig::AddedToken> ReadAddedTokens(const Json& config,
       throw Error(ErrorCode::kInvalidData, at + ": expected a token id");
     }
     by_id[id] = ReadAddedToken(token, at);
+  }
+  std::vector<TokenizerConfig::AddedToken> tokens;
+  for (auto& [id, token] : by_id) tokens.push_back(std::move(token));
+  return tokens;
+}
+
+// added_tokens.json: {"<|im_end|>": 32000, …}, in order of the ids. A token is special if it has a
+// name in `special_tokens`; all are found in a text as they are written, as by the tokenizers these
+// files were made for and by transformers 5.
+std::vector<TokenizerConfig::AddedToken> ReadAddedTokenIds(const Json& file,
+                                                           const std::string& where,
+                                                           const Json& special_tokens) {
+  const auto is_special = [&](const std::string& content) {
+    for (const auto& [name, token] : special_tokens.items()) {
+      if (token == content) return true;
+      if (token.is_array() && std::find(token.begin(), token.end(), content) != token.end()) {
+        return true;
+      }
+    }
+    return false;
+  };
+  std::map<int32_t, TokenizerConfig::AddedToken> by_id;
+  for (const auto& [content, value] : file.items()) {
+    const int64_t id = GetRequired<int64_t>(file, content, where);
+    if (id < 0 || id > std::numeric_limits<int32_t>::max()) {
+      throw Error(ErrorCode::kInvalidData,
+                  fmt::format("{}: \"{}\": expected a token id, found {}", where, content, id));
+    }
+    by_id[static_cast<int32_t>(id)] = {
+        .content = content, .special = is_special(content), .id = static_cast<int32_t>(id)};
   }
   std::vector<TokenizerConfig::AddedToken> tokens;
   for (auto& [id, token] : by_id) tokens.push_back(std::move(token));
@@ -131,7 +162,13 @@ TokenizerConfig ReadTokenizerConfig(const std::filesystem::path& directory) {
       }
     }
   }
-  config.added_tokens = ReadAddedTokens(file, where);
+  if (file.contains("added_tokens_decoder")) {
+    config.added_tokens = ReadAddedTokens(file, where);
+  } else {
+    const std::string ids_where = (directory / "added_tokens.json").string();
+    config.added_tokens =
+        ReadAddedTokenIds(ReadIfPresent(ids_where), ids_where, config.special_tokens);
+  }
   for (const auto& [name, token] : config.special_tokens.items()) {
     if (token.is_string()) config.added_tokens.push_back(Special(token.get<std::string>()));
     if (!token.is_array()) continue;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -9,7 +10,8 @@
 
 namespace nibble {
 
-// The contents of tokenizer_config.json and special_tokens_map.json.
+// What tokenizer_config.json says about a tokenizer, and beside it special_tokens_map.json and, of
+// checkpoints older than added_tokens_decoder, added_tokens.json.
 struct TokenizerConfig {
   // A token to add to the tokenizer, with the options of the `tokenizers` library.
   struct AddedToken {
@@ -19,6 +21,8 @@ struct TokenizerConfig {
     bool lstrip = false;
     bool rstrip = false;
     bool single_word = false;
+    // Where added_tokens.json says one: the model was trained on it.
+    std::optional<int32_t> id = {};
   };
 
   std::string tokenizer_class;  // empty: absent

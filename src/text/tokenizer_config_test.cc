@@ -72,6 +72,21 @@ TEST_F(TokenizerConfigTest, TheLlamaFamilyHasTokensByDefault) {
   EXPECT_FALSE(Read(R"({"tokenizer_class": "GPT2Tokenizer"})").IsLlamaFamily());
 }
 
+TEST_F(TokenizerConfigTest, OlderCheckpointsListAddedTokensInAFileOfTheirOwn) {
+  WriteTextFile(folder_ / "added_tokens.json", R"({"<b>": 11, "a": 10})");
+  TokenizerConfig config = Read(R"({"eos_token": "<b>"})");
+  ASSERT_EQ(config.added_tokens.size(), 3u);  // in order of the ids, then the special tokens
+  EXPECT_EQ(config.added_tokens[0].content, "a");
+  EXPECT_EQ(config.added_tokens[0].id, 10);
+  EXPECT_FALSE(config.added_tokens[0].normalized || config.added_tokens[0].special);
+  EXPECT_EQ(config.added_tokens[1].id, 11);
+  EXPECT_TRUE(config.added_tokens[1].special && !config.added_tokens[1].normalized);
+  config = Read(R"({"added_tokens_decoder": {"5": {"content": "c"}}})");  // the newer place wins
+  ASSERT_EQ(config.added_tokens.size(), 1u);
+  EXPECT_EQ(config.added_tokens[0].content, "c");
+  EXPECT_EQ(config.added_tokens[0].id, std::nullopt);
+}
+
 TEST_F(TokenizerConfigTest, ErrorsNameFileAndKey) {
   const auto message = [&](const std::string& config) -> std::string {
     try {
@@ -87,6 +102,9 @@ TEST_F(TokenizerConfigTest, ErrorsNameFileAndKey) {
   EXPECT_THAT(message(R"({"bos_token": 5})"), HasSubstr("bos_token"));
   EXPECT_THAT(message(R"({"added_tokens_decoder": {"x": "a"}})"),
               HasSubstr("x: expected a token id"));
+  WriteTextFile(folder_ / "added_tokens.json", R"({"<b>": -1})");
+  EXPECT_THAT(message("{}"),
+              HasSubstr("added_tokens.json: \"<b>\": expected a token id, found -1"));
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <iterator>
 #include <sstream>
@@ -336,6 +337,40 @@ TEST(TokenizerErrors, ASpecialTokenTheVocabularyLacksIsAdded) {
   EXPECT_EQ(tokenizer.vocab_size(), 4097);
   EXPECT_TRUE(tokenizer.IsSpecial(4096));
   EXPECT_EQ(tokenizer.Encode("Hello<|done|>", false), (Ids{367, 2586, 4096}));
+}
+
+// The ids are those of LlamaTokenizer, transformers 4.57.6, on the same folder.
+TEST(Tokenizer, AddedTokensOfAnOlderCheckpointAreKnown) {
+  const fs::path folder = EmptyFolder();
+  fs::copy_file(kDemo / "tokenizer.model", folder / "tokenizer.model");
+  WriteTextFile(folder / "tokenizer_config.json",
+                R"({"tokenizer_class": "LlamaTokenizer", "eos_token": "<|im_end|>"})");
+  WriteTextFile(folder / "added_tokens.json", R"({"<|im_end|>": 4096, "<tool>": 4097})");
+  const Tokenizer tokenizer = Tokenizer::Load(folder);
+  EXPECT_EQ(tokenizer.vocab_size(), 4098);
+  EXPECT_EQ(tokenizer.eos_id(), 4096);
+  EXPECT_TRUE(tokenizer.IsSpecial(4096) && !tokenizer.IsSpecial(4097));
+  EXPECT_EQ(tokenizer.Encode("x<|im_end|>y<tool>", true), (Ids{1, 589, 4096, 344, 4097}));
+  EXPECT_EQ(tokenizer.Encode("x<tool>y", true), (Ids{1, 589, 4097, 344}));
+  EXPECT_EQ(tokenizer.Encode("x <tool> y", true), (Ids{1, 589, 3998, 4097, 297, 4017}));
+
+  WriteTextFile(folder / "added_tokens.json", R"({"<|im_end|>": 4099})");
+  EXPECT_THAT(MessageOf(ErrorCode::kInvalidData, [&] { Tokenizer::Load(folder); }),
+              HasSubstr("\"<|im_end|>\" has id 4096 here, but 4099 in added_tokens.json"));
+}
+
+TEST(Tokenizer, SeesASecondBosAndWarnsOnce) {
+  const Tokenizer tokenizer = Tokenizer::Load(kDemo);
+  EXPECT_TRUE(tokenizer.BeginsWithTwoBos(tokenizer.Encode("<s>Hi", true)));
+  EXPECT_FALSE(tokenizer.BeginsWithTwoBos(tokenizer.Encode("<s>Hi", false)));
+  EXPECT_FALSE(tokenizer.BeginsWithTwoBos(tokenizer.Encode("Hi<s>", true)));
+  EXPECT_FALSE(tokenizer.BeginsWithTwoBos(Ids{1}));
+  ::testing::internal::CaptureStderr();
+  WarnOfTwoBos("rows.jsonl", 0, 7);
+  WarnOfTwoBos("rows.jsonl", 3, 7);
+  const std::string warnings = ::testing::internal::GetCapturedStderr();
+  EXPECT_THAT(warnings, HasSubstr("warning two_bos source=\"rows.jsonl\" texts=3 of=7 "));
+  EXPECT_EQ(std::count(warnings.begin(), warnings.end(), '\n'), 1);
 }
 
 }  // namespace

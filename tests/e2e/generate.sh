@@ -36,3 +36,33 @@ batch, alone = (json.load(open(path)) for path in sys.argv[1:])
 assert len(batch["generations"]) == 3, batch
 assert batch["generations"][1]["text"] == alone["generations"][0]["text"], (batch, alone)
 PY
+
+# A prompt that begins with the BOS token is used as it is, with one warning for all prompts.
+printf '%s\n' "<s>Once" "Once" "<s> upon" >"$scratch/bos.txt"
+expect 0 'warning two_bos source="prompts" texts=2 of=3 ' "$nibble" generate "$model" --prompts "$scratch/bos.txt" --max-tokens 1
+[ "$(grep -c two_bos "$scratch/err")" -eq 1 ] || fail "expected one warning"
+expect 0 'text' "$nibble" generate "$model" --prompt "Once" --max-tokens 1 --json
+! grep -q two_bos "$scratch/err" || fail "warned without a reason"
+
+# A special token ends the output: as a stop string, by its id, and as the EOS of any of three files.
+ends() {  # ends MODEL FLAG…: two tokens at most, the second the comma, which is not shown
+  "$nibble" generate "$@" --prompt "Once upon a time" --max-tokens 12 --json >"$scratch/stop.json" 2>/dev/null
+  [ "$(json "$scratch/stop.json" '[(g["finish_reason"], g["tokens"][-1], "," in g["text"]) for g in d["generations"]]')" = \
+    "[('stop', $comma, False)]" ] || { cat "$scratch/stop.json" >&2; fail "did not end at the comma: $*"; }
+}
+cp -r "$model" "$scratch/model"
+comma=$(python3 - "$scratch/model" '{"additional_special_tokens": [","]}' <<'PY'
+import json, sys
+folder, change = sys.argv[1:]
+config = json.load(open(folder + "/tokenizer_config.json"))
+json.dump({**config, **json.loads(change)}, open(folder + "/tokenizer_config.json", "w"))
+print(json.load(open(folder + "/tokenizer.json"))["model"]["vocab"][","])
+PY
+)
+ends "$scratch/model" --stop ","
+ends "$model" --stop-token-ids "7,$comma"
+python3 - "$scratch/model/tokenizer_config.json" <<'PY'
+import json, sys
+config = json.load(open(sys.argv[1])); config["eos_token"] = ","; json.dump(config, open(sys.argv[1], "w"))
+PY
+ends "$scratch/model"

@@ -123,7 +123,7 @@ done
 [ "$(ids --calibration - <"$scratch/rows.jsonl")" = "$expected" ] || fail "other samples from standard input"
 [ "$(ids --calibration <(cat "$scratch"/rows.jsonl.*))" = "$expected" ] || fail "other samples from a pipe"
 expect 1 'rows\.jsonl:3: the text is empty; 20 of 30 rows' quantize --samples 21 --calibration "$scratch/rows.jsonl"
-expect 2 'only one of them' quantize --calibration - --recipe - </dev/null
+expect 2 'only one of them' "$nibble" quantize "$model" "$scratch/none" --calibration - --recipe - </dev/null
 
 # Null is called null, in JSON and in Parquet; columns that nobody reads hold what they like.
 printf '{"text": "a"}\n{"text": null}\n' >"$scratch/null.jsonl"

@@ -5,7 +5,7 @@
 
 mod gpt2;
 mod guard;
-mod python;
+mod jinja;
 mod sentencepiece;
 mod table;
 mod template;
@@ -73,11 +73,8 @@ mod ffi {
         fn open_parquet(descriptor: i32) -> Result<Box<ParquetReader>>;
         fn column_names(self: &ParquetReader) -> Result<Vec<String>>;
         /// Call once: the columns of next_rows, texts or with `lists` lists of messages.
-        fn read_columns(
-            self: &mut ParquetReader,
-            columns: &Vec<String>,
-            lists: bool,
-        ) -> Result<()>;
+        fn read_columns(self: &mut ParquetReader, columns: &Vec<String>, lists: bool)
+            -> Result<()>;
         /// The next rows as JSON objects, one a line; empty at the end.
         fn next_rows(self: &mut ParquetReader) -> Result<Vec<u8>>;
     }

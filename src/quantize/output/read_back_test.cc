@@ -37,7 +37,7 @@ class ReadBackTest : public ::testing::Test {
     options_.recipe.method = "rtn";
     options_.recipe.group_size = "32";
     options_.threads = 2;
-    QuantizationRun(options_, {}).Run();
+    QuantizationRun(options_, [](const ModelConfig&) { return CalibrationSet(); }).Run();
     recipe_ = MakeRecipe(options_.recipe);
     source_ = std::make_unique<Checkpoint>(options_.input);
     plan_ = std::make_unique<OutputPlan>(*source_, recipe_);
