@@ -239,12 +239,12 @@ void WriteShard(const ShardPlan& shard, const std::map<std::string, SyntheticTen
   }
   ShardFile file(path);
   file.Write(0, header);
-  std::vector<std::vector<std::byte>> scratch(static_cast<size_t>(pool.num_threads()));
+  std::vector<std::vector<std::byte>> scratch(pool.num_threads());
   pool.ParallelFor(static_cast<int64_t>(pieces.size()), [&](int64_t index, int thread) {
     ThrowIfInterrupted();
     const Piece& piece = pieces[static_cast<size_t>(index)];
-    std::vector<std::byte>& buffer = scratch[static_cast<size_t>(thread)];
-    buffer.resize(static_cast<size_t>(piece.bytes));
+    std::vector<std::byte>& buffer = scratch[thread];
+    buffer.resize(piece.bytes);
     FillTensor(*piece.tensor, seed, piece.begin, buffer);
     file.Write(piece.file_offset, buffer);
   });
@@ -324,7 +324,7 @@ int64_t WriteSyntheticModel(const SyntheticOptions& options, const std::filesyst
   for (const ShardPlan& shard : PlanShards(units, options.max_shard_bytes)) {
     WriteShard(shard, tensors, options.seed, directory / shard.file, pool);
     for (int64_t unit = shard.first_unit; unit < shard.last_unit; ++unit) {
-      weight_map[units[static_cast<size_t>(unit)].name] = shard.file;
+      weight_map[units[unit].name] = shard.file;
     }
   }
   WriteTextFile(directory / "config.json", config.dump(2) + "\n");

@@ -80,7 +80,7 @@ TEST_F(SyntheticMixtral, DenseModelOpensWithEveryTensor) {
   EXPECT_EQ(checkpoint.config().num_experts, 3);
   for (const SyntheticTensor& tensor : PlanTensors(options_)) {
     const TensorView view = checkpoint.Get(tensor.name, tensor.shape);
-    std::vector<std::byte> expected(static_cast<size_t>(tensor.size_bytes()));
+    std::vector<std::byte> expected(tensor.size_bytes());
     FillTensor(tensor, options_.seed, 0, expected);
     EXPECT_EQ(std::memcmp(view.data(), expected.data(), expected.size()), 0) << tensor.name;
   }

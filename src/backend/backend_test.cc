@@ -571,7 +571,7 @@ TEST_P(InstructionSetTest, RunsAnyRoutingTheCallerBuilds) {
     b.GateUp(h, *routing, experts, g);
     EXPECT_EQ(g.rows, 5);
     b.DownResidual(g, *routing, experts, x);
-    std::vector<float> out(static_cast<size_t>(num_tokens * hidden));
+    std::vector<float> out(num_tokens * hidden);
     b.Download(x, out);
     return out;
   };

@@ -21,8 +21,7 @@ struct Batch {
   int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()); }
   int64_t num_sequences() const { return static_cast<int64_t>(context_lengths.size()); }
   std::span<const int32_t> blocks(int64_t sequence) const {
-    return std::span(block_table)
-        .subspan(static_cast<size_t>(sequence * max_blocks), static_cast<size_t>(max_blocks));
+    return std::span(block_table).subspan(sequence * max_blocks, max_blocks);
   }
 };
 

@@ -20,11 +20,11 @@ void RoutingTable::GroupByExpert(int64_t first, int64_t last) {
   }
   for (size_t e = 1; e < expert_starts.size(); ++e) expert_starts[e] += expert_starts[e - 1];
 
-  slot_tokens.resize(static_cast<size_t>(expert_starts.back()));
+  slot_tokens.resize(expert_starts.back());
   slot_weights.resize(slot_tokens.size());
   for (size_t choice = 0; choice < num_choices; ++choice) {
     if (!wanted(experts[choice])) continue;
-    const auto slot = static_cast<size_t>(expert_starts[static_cast<size_t>(experts[choice])]++);
+    const auto slot = static_cast<size_t>(expert_starts[experts[choice]]++);
     slot_tokens[slot] = static_cast<int32_t>(choice / static_cast<size_t>(top_k));
     slot_weights[slot] = weights[choice];
   }

@@ -58,7 +58,7 @@ class Weight {
   virtual int64_t size_bytes() const = 0;
 
   int64_t num_parts() const { return static_cast<int64_t>(parts_.size()); }
-  const MatrixShape& part(int64_t index) const { return parts_[static_cast<size_t>(index)]; }
+  const MatrixShape& part(int64_t index) const { return parts_[index]; }
   int64_t rows() const { return parts_.front().rows; }  // of the first part
   int64_t cols() const { return parts_.front().cols; }
 

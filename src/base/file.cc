@@ -148,7 +148,7 @@ void File::ReadAt(std::span<std::byte> out, int64_t offset) const {
       throw Error(ErrorCode::kIo, fmt::format("{}: ends at byte {}, where {} more were expected",
                                               name_, offset, out.size()));
     }
-    out = out.subspan(static_cast<size_t>(count));
+    out = out.subspan(count);
     offset += count;
   }
 }
@@ -164,7 +164,7 @@ void File::WriteAt(std::span<const std::byte> bytes, int64_t offset) {
     const ssize_t count =
         Repeat([&] { return ::pwrite(descriptor_, bytes.data(), bytes.size(), offset); });
     if (count < 0) Fail("write", errno);
-    bytes = bytes.subspan(static_cast<size_t>(count));
+    bytes = bytes.subspan(count);
     offset += count;
   }
 }
@@ -173,7 +173,7 @@ void File::Write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const ssize_t count = Repeat([&] { return ::write(descriptor_, bytes.data(), bytes.size()); });
     if (count < 0) Fail("write", errno);
-    bytes = bytes.subspan(static_cast<size_t>(count));
+    bytes = bytes.subspan(count);
   }
 }
 

@@ -91,7 +91,7 @@ uint32_t NumpyPcg64::Next32() {
 
 std::vector<int64_t> NumpyPcg64::Permutation(int64_t n) {
   NIBBLE_CHECK(n >= 0);
-  std::vector<int64_t> values(static_cast<size_t>(n));
+  std::vector<int64_t> values(n);
   std::iota(values.begin(), values.end(), 0);
   for (auto i = static_cast<uint64_t>(n); i-- > 1;) {
     const uint64_t mask = ~uint64_t{0} >> std::countl_zero(i);  // smallest 2^k - 1 that covers i
@@ -144,7 +144,7 @@ uint32_t PythonRandom::Next32() {
     }
     index_ = 0;
   }
-  uint32_t word = state_[static_cast<size_t>(index_++)];
+  uint32_t word = state_[index_++];
   word ^= word >> 11;
   word ^= (word << 7) & 0x9d2c5680u;
   word ^= (word << 15) & 0xefc60000u;

@@ -145,7 +145,7 @@ ThreadPool::ThreadPool(int num_threads) : state_(std::make_unique<State>()) {
   NIBBLE_CHECK(num_threads >= 1);
   // With more threads than CPUs, a spinning thread takes a CPU from one that has work.
   state_->spin = num_threads <= AvailableThreads();
-  state_->workers.reserve(static_cast<size_t>(num_threads - 1));
+  state_->workers.reserve(num_threads - 1);
   for (int thread = 1; thread < num_threads; ++thread) {
     state_->workers.emplace_back([state = state_.get(), thread] { state->WorkerLoop(thread); });
   }

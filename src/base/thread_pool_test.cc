@@ -17,11 +17,11 @@ TEST(ThreadPool, RunsEachIndexOnce) {
     ThreadPool pool(threads);
     EXPECT_EQ(pool.num_threads(), threads);
     for (const int64_t count : {0, 1, 2, 5, 1000}) {
-      std::vector<std::atomic<int>> seen(static_cast<size_t>(count));
+      std::vector<std::atomic<int>> seen(count);
       pool.ParallelFor(count, [&](int64_t index, int thread) {
         EXPECT_GE(thread, 0);
         EXPECT_LT(thread, threads);
-        ++seen[static_cast<size_t>(index)];
+        ++seen[index];
       });
       for (const auto& times : seen) EXPECT_EQ(times, 1);
     }
@@ -33,8 +33,7 @@ TEST(ThreadPool, GivesEachThreadItsOwnNumber) {
   // Each thread writes plain memory under its number: the thread sanitizer sees any sharing.
   std::vector<int64_t> sums(4, 0);
   for (int round = 0; round < 50; ++round) {
-    pool.ParallelFor(
-        100, [&](int64_t index, int thread) { sums[static_cast<size_t>(thread)] += index; });
+    pool.ParallelFor(100, [&](int64_t index, int thread) { sums[thread] += index; });
   }
   EXPECT_EQ(sums[0] + sums[1] + sums[2] + sums[3], 50 * 4950);
 }
@@ -55,7 +54,7 @@ TEST(ThreadPool, SeesWhatEarlierJobsWrote) {
   std::vector<int64_t> values(64, 0);
   for (int round = 0; round < 2000; ++round) {  // short jobs in quick succession
     pool.ParallelFor(64, [&](int64_t index, int) {
-      int64_t& value = values[static_cast<size_t>(index)];
+      int64_t& value = values[index];
       value = value == round - 1 || round == 0 ? round : -1;
     });
     for (const int64_t value : values) ASSERT_EQ(value, round);

@@ -15,7 +15,7 @@ namespace {
 
 // Pseudo-random values in [-1, 1].
 std::vector<float> Noise(int64_t count) {
-  std::vector<float> values(static_cast<size_t>(count));
+  std::vector<float> values(count);
   uint64_t state = 1;
   for (float& value : values) {
     state = state * 6364136223846793005u + 1442695040888963407u;
@@ -72,9 +72,8 @@ class GptqBench {
       if (copies == 1) {
         algebra.InverseCholesky(h[0].data(), size);
       } else {
-        algebra.threads().ParallelFor(copies, [&](int64_t index, int) {
-          algebra.InverseCholesky(h[static_cast<size_t>(index)].data(), size);
-        });
+        algebra.threads().ParallelFor(
+            copies, [&](int64_t index, int) { algebra.InverseCholesky(h[index].data(), size); });
       }
       if (i == 0) continue;  // warm-up
       seconds.push_back(

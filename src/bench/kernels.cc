@@ -25,9 +25,8 @@ void FillRandom(std::span<int32_t> words) {
 std::unique_ptr<Weight> PackedWeight(Backend& backend, int bits, int64_t rows) {
   Tensor codes(DType::kI32, Shape{rows, kCols * bits / 32});
   FillRandom(codes.As<int32_t>());
-  const Tensor scales =
-      FromFloat(std::vector<float>(static_cast<size_t>(rows * kCols / 128), 0.01f), DType::kBF16,
-                Shape{rows, kCols / 128});
+  const Tensor scales = FromFloat(std::vector<float>(rows * kCols / 128, 0.01f), DType::kBF16,
+                                  Shape{rows, kCols / 128});
   PackedView view;
   view.bits = bits;
   view.rows = rows;
@@ -46,7 +45,7 @@ std::unique_ptr<Weight> DenseWeight(Backend& backend, DType dtype, int64_t rows)
 Activation Filled(Backend& backend, int64_t rows, int64_t cols) {
   Activation x = backend.MakeActivation(rows, cols);
   x.rows = rows;
-  std::vector<float> values(static_cast<size_t>(rows * cols));
+  std::vector<float> values(rows * cols);
   for (size_t i = 0; i < values.size(); ++i) {
     values[i] = static_cast<float>(i * 2654435761u % 2001) / 1000.0f - 1.0f;
   }
@@ -119,14 +118,14 @@ class KernelBench {
 
   Batch SequenceBatch(int64_t context, int64_t tokens) {
     Batch batch;
-    batch.tokens.resize(static_cast<size_t>(tokens));
+    batch.tokens.resize(tokens);
     batch.positions.resize(batch.tokens.size());
     std::iota(batch.positions.begin(), batch.positions.end(),
               static_cast<int32_t>(context - tokens));
     batch.starts = {0, static_cast<int32_t>(tokens)};
     batch.context_lengths = {static_cast<int32_t>(context)};
     batch.max_blocks = static_cast<int32_t>(BlocksFor(context));
-    batch.block_table.resize(static_cast<size_t>(batch.max_blocks));
+    batch.block_table.resize(batch.max_blocks);
     std::iota(batch.block_table.begin(), batch.block_table.end(), 0);
     return batch;
   }

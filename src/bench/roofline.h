@@ -38,7 +38,7 @@ double MedianSeconds(int repeats, const Body& body) {
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
   std::ranges::nth_element(seconds, seconds.begin() + repeats / 2);
-  return seconds[static_cast<size_t>(repeats / 2)];
+  return seconds[repeats / 2];
 }
 
 }  // namespace nibble::cpu

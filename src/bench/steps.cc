@@ -42,7 +42,7 @@ Batch MakeBatch(const ModelConfig& config, const StepShape& shape, int64_t first
     batch.context_lengths.push_back(static_cast<int32_t>(first + count));
     batch.logit_rows.push_back(batch.starts.back() - 1);
   }
-  batch.block_table.resize(static_cast<size_t>(shape.sequences * blocks_per_sequence));
+  batch.block_table.resize(shape.sequences * blocks_per_sequence);
   std::iota(batch.block_table.begin(), batch.block_table.end(), 0);
   return batch;
 }

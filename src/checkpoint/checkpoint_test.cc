@@ -362,12 +362,12 @@ class PackedCheckpointTest : public CheckpointTest {
     const int64_t groups = channel ? 1 : 16 / variant.group_size;
     tensors_.clear();
     tensors_["weight_packed"] = PackCodes(std::vector<int8_t>(256, 3), 16, 16, variant.bits);
-    tensors_["weight_scale"] = FromFloat(std::vector<float>(static_cast<size_t>(16 * groups), 0.5f),
-                                         DType::kBF16, {16, groups});
+    tensors_["weight_scale"] =
+        FromFloat(std::vector<float>(16 * groups, 0.5f), DType::kBF16, {16, groups});
     tensors_["weight_shape"] = Tensor::FromVector<int64_t>({16, 16}, {2});
     if (!variant.symmetric) {
-      tensors_["weight_zero_point"] = PackZeroPoints(
-          std::vector<int8_t>(static_cast<size_t>(16 * groups), 1), 16, groups, variant.bits);
+      tensors_["weight_zero_point"] =
+          PackZeroPoints(std::vector<int8_t>(16 * groups, 1), 16, groups, variant.bits);
     }
     if (std::string_view(variant.act_order) == "\"group\"") {
       std::vector<int32_t> order;
@@ -565,7 +565,7 @@ TEST(Checkpoint, DecodesWhatLlmCompressorWrote) {
       const std::vector<float> stored = ToFloat(view.scales);
       for (int64_t row = 0; row < rows; ++row) {
         for (int64_t group = 0; group < cols / 128; ++group) {
-          const float scale = stored[static_cast<size_t>(row * (cols / 128) + group)];
+          const float scale = stored[row * (cols / 128) + group];
           float largest = 0;
           for (int64_t col = 128 * group; col < 128 * (group + 1); ++col) {
             const auto at = static_cast<size_t>(row * cols + col);

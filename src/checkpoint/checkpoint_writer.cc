@@ -89,7 +89,7 @@ std::vector<ShardPlan> PlanShards(const std::vector<UnitPlan>& units, int64_t ma
                      : fmt::format("model-{:05}-of-{:05}.safetensors", s + 1, shards.size());
     std::vector<SafetensorsEntry> entries;
     for (int64_t u = shard.first_unit; u < shard.last_unit; ++u) {
-      for (const TensorPlan& tensor : units[static_cast<size_t>(u)].tensors) {
+      for (const TensorPlan& tensor : units[u].tensors) {
         entries.push_back({tensor.name, tensor.dtype, tensor.shape, 0, 0});
       }
     }

@@ -59,7 +59,7 @@ class CheckpointWriterTest : public ::testing::Test {
     const int64_t unit = writer.num_done();
     std::vector<Tensor> tensors;
     std::vector<TensorView> views;
-    for (const TensorPlan& plan : units_[static_cast<size_t>(unit)].tensors) {
+    for (const TensorPlan& plan : units_[unit].tensors) {
       Tensor tensor(plan.dtype, plan.shape);
       for (int64_t i = 0; i < tensor.view().size_bytes(); ++i) {
         tensor.data()[i] =

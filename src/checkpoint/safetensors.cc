@@ -113,7 +113,7 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
       if (tensor_.rank == Shape::kMaxRank) {
         throw Invalid(Context(), fmt::format("more than {} dimensions", Shape::kMaxRank));
       }
-      tensor_.dims[static_cast<size_t>(tensor_.rank++)] = number;
+      tensor_.dims[tensor_.rank++] = number;
     } else if (place_ == Place::kOffsets) {
       if (tensor_.num_offsets < 2) tensor_.offsets[tensor_.num_offsets] = number;
       ++tensor_.num_offsets;
@@ -187,7 +187,7 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
     if (!tensor_.has_dtype) throw Invalid(Context(), "dtype is missing");
     if (!tensor_.has_shape) throw Invalid(Context(), "shape is missing");
     if (!tensor_.has_offsets) throw Invalid(Context(), "data_offsets is missing");
-    const Shape shape(std::span(tensor_.dims).first(static_cast<size_t>(tensor_.rank)));
+    const Shape shape(std::span(tensor_.dims).first(tensor_.rank));
     int64_t size = DTypeSize(tensor_.dtype);
     for (const int64_t dim : shape.dims()) {
       if (__builtin_mul_overflow(size, dim, &size)) {

@@ -121,7 +121,7 @@ Survey SurveyRows(const Table& table, const Columns& columns, const ChatTemplate
     survey.has_text.push_back(!text.lack);
     if (!text.lack) return;
     if (survey.num_skipped++ == 0) survey.first_lack = row.where + ": " + text.reason;
-    ++survey.lacks[static_cast<size_t>(*text.lack)];
+    ++survey.lacks[*text.lack];
   });
   return survey;
 }
@@ -147,11 +147,11 @@ std::vector<int64_t> ChooseRows(const CalibrationOptions& options, const Survey&
                     "`samples`, or choose other rows or columns",
                     survey.first_lack, num_rows - survey.num_skipped, num_rows, options.samples));
   }
-  std::vector<int64_t> order(static_cast<size_t>(num_rows));
+  std::vector<int64_t> order(num_rows);
   std::iota(order.begin(), order.end(), int64_t{0});
   if (options.shuffle) order = NumpyPcg64(options.seed).Permutation(num_rows);
   std::erase_if(order, [&](int64_t row) { return !survey.has_text[static_cast<size_t>(row)]; });
-  order.resize(static_cast<size_t>(options.samples));
+  order.resize(options.samples);
   return order;
 }
 
@@ -220,7 +220,7 @@ CalibrationSet LoadCalibration(const CalibrationOptions& options, const Tokenize
     const int64_t length = static_cast<int64_t>(ids.size());
     set.num_tokens_uncut += length;
     if (options.max_seq_len > 0 && length > options.max_seq_len) {
-      ids.resize(static_cast<size_t>(options.max_seq_len));
+      ids.resize(options.max_seq_len);
       ++set.num_cut;
     }
     set.num_tokens += static_cast<int64_t>(ids.size());

@@ -78,7 +78,7 @@ int KeepInMemory(int source, const std::string& name) {
       const ssize_t written = ::write(kept.get(), rest.data(), rest.size());
       if (written < 0 && errno == EINTR) continue;
       if (written < 0) ThrowErrno(name, "keep in memory", errno);
-      rest = rest.subspan(static_cast<size_t>(written));
+      rest = rest.subspan(written);
     }
   }
 }
@@ -118,7 +118,7 @@ std::string Input::Peek(int64_t position, size_t count) const {
   std::string bytes(count, '\0');
   const ssize_t found = ::pread(descriptor_, bytes.data(), count, static_cast<off_t>(position));
   if (found < 0) ThrowErrno(name_, "read", errno);
-  bytes.resize(static_cast<size_t>(found));
+  bytes.resize(found);
   return bytes;
 }
 

@@ -24,7 +24,7 @@ class ThreadGroup::Rank final : public Communicator {
   void AllGather(std::span<const float> mine, std::span<const int64_t> counts,
                  std::span<float> all) override {
     NIBBLE_CHECK(static_cast<int64_t>(counts.size()) == size());
-    shared_.given[static_cast<size_t>(rank_)] = mine;
+    shared_.given[rank_] = mine;
     shared_.barrier.arrive_and_wait();
     auto to = all.begin();
     for (size_t r = 0; r < counts.size(); ++r) {
@@ -49,6 +49,6 @@ ThreadGroup::ThreadGroup(int64_t size) : shared_(std::make_unique<Shared>(size))
 
 ThreadGroup::~ThreadGroup() = default;
 
-Communicator& ThreadGroup::rank(int64_t index) { return *ranks_.at(static_cast<size_t>(index)); }
+Communicator& ThreadGroup::rank(int64_t index) { return *ranks_.at(index); }
 
 }  // namespace nibble

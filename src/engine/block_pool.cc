@@ -14,18 +14,18 @@ std::optional<int32_t> BlockPool::Allocate() {
   const int32_t block = free_.back();
   free_.pop_back();
   NIBBLE_DCHECK(holders(block) == 0);
-  holders_[static_cast<size_t>(block)] = 1;
+  holders_[block] = 1;
   return block;
 }
 
 void BlockPool::Share(int32_t block) {
   NIBBLE_CHECK(holders(block) > 0);
-  ++holders_[static_cast<size_t>(block)];
+  ++holders_[block];
 }
 
 void BlockPool::Release(int32_t block) {
   NIBBLE_CHECK(holders(block) > 0);
-  if (--holders_[static_cast<size_t>(block)] == 0) free_.push_back(block);
+  if (--holders_[block] == 0) free_.push_back(block);
 }
 
 }  // namespace nibble

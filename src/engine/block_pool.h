@@ -18,7 +18,7 @@ class BlockPool {
 
   int64_t num_blocks() const { return static_cast<int64_t>(holders_.size()); }
   int64_t num_free() const { return static_cast<int64_t>(free_.size()); }
-  int32_t holders(int32_t block) const { return holders_[static_cast<size_t>(block)]; }
+  int32_t holders(int32_t block) const { return holders_[block]; }
 
  private:
   std::vector<int32_t> free_;  // the last is handed out next

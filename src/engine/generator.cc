@@ -148,9 +148,7 @@ class Run {
     yielding_.clear();
     for (const Chunk& chunk : scheduler_.Plan()) {
       const Sequence& sequence = scheduler_.sequence(chunk.sequence);
-      const auto tokens =
-          std::span(sequence.tokens)
-              .subspan(static_cast<size_t>(chunk.first), static_cast<size_t>(chunk.count));
+      const auto tokens = std::span(sequence.tokens).subspan(chunk.first, chunk.count);
       builder.Add(tokens, chunk.first, sequence.blocks,
                   chunk.wants_token ? chunk.count - 1 : chunk.count);
       if (chunk.wants_token) yielding_.push_back(static_cast<size_t>(chunk.sequence));

@@ -11,7 +11,7 @@ namespace nibble {
 namespace {
 
 std::vector<int32_t> Prompt(int64_t length, int32_t first = 0) {
-  std::vector<int32_t> tokens(static_cast<size_t>(length));
+  std::vector<int32_t> tokens(length);
   std::iota(tokens.begin(), tokens.end(), first);
   return tokens;
 }
@@ -154,17 +154,16 @@ void Simulate(uint32_t seed, int64_t& num_preemptions) {
       ASSERT_GE(chunk.count, 1);
       num_tokens += chunk.count;
       for (int64_t position = chunk.first; position < chunk.first + chunk.count; ++position) {
-        const std::pair slot(sequence.blocks.at(static_cast<size_t>(position / limits.block_size)),
+        const std::pair slot(sequence.blocks.at(position / limits.block_size),
                              position % limits.block_size);
         ASSERT_TRUE(written.insert(slot).second);
-        cache[slot] = {sequence.tokens[static_cast<size_t>(position)], position};
+        cache[slot] = {sequence.tokens[position], position};
       }
       // Its whole context is in the slots of its blocks.
       for (int64_t position = 0; position < chunk.first + chunk.count; ++position) {
-        const std::pair slot(sequence.blocks.at(static_cast<size_t>(position / limits.block_size)),
+        const std::pair slot(sequence.blocks.at(position / limits.block_size),
                              position % limits.block_size);
-        ASSERT_EQ(cache.at(slot),
-                  std::pair(sequence.tokens[static_cast<size_t>(position)], position));
+        ASSERT_EQ(cache.at(slot), std::pair(sequence.tokens[position], position));
       }
       const bool complete =
           chunk.first + chunk.count == static_cast<int64_t>(sequence.tokens.size());

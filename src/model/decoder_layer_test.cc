@@ -38,7 +38,7 @@ class DecoderLayerOn : public ::testing::TestWithParam<const char*> {
   }
 
   std::vector<float> Values(const Activation& x) {
-    std::vector<float> values(static_cast<size_t>(x.rows * x.cols));
+    std::vector<float> values(x.rows * x.cols);
     backend_->Download(x, values);
     return values;
   }

@@ -80,8 +80,7 @@ std::unique_ptr<KvPages> Model::MakeKvPages(int64_t num_blocks, DType dtype,
 }
 
 void Model::RunLayer(int64_t index, LayerObserver* observer) {
-  layer_.Forward(spec_.layer(index), layers_[static_cast<size_t>(index)], index, x_, scratch_,
-                 observer);
+  layer_.Forward(spec_.layer(index), layers_[index], index, x_, scratch_, observer);
 }
 
 void Model::Forward(const Batch& batch, KvPages& kv, const LogitVisitor& visit,
@@ -96,8 +95,7 @@ void Model::Forward(const Batch& batch, KvPages& kv, const LogitVisitor& visit,
   const int64_t num_rows = static_cast<int64_t>(rows.size());
   for (int64_t first = 0; first < num_rows; first += rows_at_once_) {
     const int64_t count = std::min(rows_at_once_, num_rows - first);
-    backend_->Head(x_, outer_.head_weights(spec_.norm_eps),
-                   rows.subspan(static_cast<size_t>(first), static_cast<size_t>(count)), *logits_);
+    backend_->Head(x_, outer_.head_weights(spec_.norm_eps), rows.subspan(first, count), *logits_);
     visit(first, *logits_);
   }
 }
@@ -123,15 +121,14 @@ Error Model::Explain(const Batch& batch, KvPages& kv, std::span<const int32_t> r
   }
   std::vector<float> host;
   const auto is_broken = [&](int32_t row) {
-    const auto values =
-        std::span(host).subspan(static_cast<size_t>(row * x_.cols), static_cast<size_t>(x_.cols));
+    const auto values = std::span(host).subspan(row * x_.cols, x_.cols);
     return !std::ranges::all_of(values, [](float value) { return std::isfinite(value); });
   };
   const Step step(*backend_, batch, kv);
   backend_->Embed(*outer_.embedding, x_);
   for (int64_t layer = 0; layer < spec_.num_layers(); ++layer) {
     RunLayer(layer, nullptr);
-    host.resize(static_cast<size_t>(x_.rows * x_.cols));
+    host.resize(x_.rows * x_.cols);
     backend_->Download(x_, host);
     const auto bad = std::ranges::find_if(suspects, is_broken);
     if (bad == suspects.end()) continue;

@@ -47,7 +47,7 @@ std::vector<float> Logits(Model& model, std::span<const int32_t> tokens,
                           int64_t block_size = 16, int64_t pool_blocks = 64) {
   if (chunks.empty()) chunks = {static_cast<int64_t>(tokens.size())};
   if (blocks.empty()) {
-    blocks.resize(static_cast<size_t>(BlocksFor(static_cast<int64_t>(tokens.size()), block_size)));
+    blocks.resize(BlocksFor(static_cast<int64_t>(tokens.size()), block_size));
     std::iota(blocks.begin(), blocks.end(), 0);
   }
   const auto kv = model.MakeKvPages(pool_blocks, DType::kF32, block_size);
@@ -56,8 +56,7 @@ std::vector<float> Logits(Model& model, std::span<const int32_t> tokens,
   int64_t done = 0;
   for (const int64_t count : chunks) {
     BatchBuilder builder;
-    builder.Add(tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)), done, blocks,
-                0);
+    builder.Add(tokens.subspan(done, count), done, blocks, 0);
     model.Forward(builder.Take(), *kv, logits);
     all.insert(all.end(), logits.begin(), logits.end());
     done += count;
@@ -78,7 +77,7 @@ class NaiveMixtral {
   Matrix Logits(std::span<const int32_t> tokens) const {
     const Matrix table = Weight("model.embed_tokens");
     Matrix x;
-    for (const int32_t token : tokens) x.push_back(table[static_cast<size_t>(token)]);
+    for (const int32_t token : tokens) x.push_back(table[token]);
     for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
       const std::string prefix = "model.layers." + std::to_string(layer);
       Add(x, SelfAttention(Norm(x, prefix + ".input_layernorm"), prefix + ".self_attn."));
@@ -197,8 +196,8 @@ class NaiveMixtral {
       for (size_t t = 0; t < h.size(); ++t) {
         std::vector<double> sorted = logits[t];
         std::sort(sorted.begin(), sorted.end(), std::greater<>());
-        sorted.resize(static_cast<size_t>(config_.num_experts_per_token));
-        const double own = logits[t][static_cast<size_t>(expert)];
+        sorted.resize(config_.num_experts_per_token);
+        const double own = logits[t][expert];
         if (own < sorted.back()) continue;
         double total = 0;
         for (const double logit : sorted) total += std::exp(logit);

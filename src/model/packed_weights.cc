@@ -65,7 +65,7 @@ std::string MakeHeader(const std::vector<std::pair<std::string, int64_t>>& weigh
     offset += bytes;
   }
   std::string json = document.dump();
-  json.resize(static_cast<size_t>(RoundUp(static_cast<int64_t>(json.size()) + 8) - 8), ' ');
+  json.resize(RoundUp(static_cast<int64_t>(json.size()) + 8) - 8, ' ');
   std::string header;
   for (size_t i = 0; i < 8; ++i) header += static_cast<char>((json.size() >> (8 * i)) & 0xff);
   return header + json;
@@ -100,8 +100,7 @@ PackedWeights::PackedWeights(const fs::path& file, const Checkpoint& checkpoint,
   }
   if (header.data_offset % kPage != 0) throw Unusable(file, "its data does not start on a page");
   for (const SafetensorsEntry& entry : header.entries) {
-    weights_[entry.name] = bytes.subspan(static_cast<size_t>(header.data_offset + entry.begin),
-                                         static_cast<size_t>(entry.end - entry.begin));
+    weights_[entry.name] = bytes.subspan(header.data_offset + entry.begin, entry.end - entry.begin);
   }
   CheckSource(file, header.metadata, checkpoint, backend);
   for (const WeightSource& source : AllWeights(checkpoint)) {
@@ -122,7 +121,7 @@ std::span<const std::byte> PackedWeights::Find(const WeightPart& part, Role role
                                        "byte {}",
                                        part.module, PaddedBytes(bytes), stored, offset));
   }
-  return found->second.first(static_cast<size_t>(bytes));
+  return found->second.first(bytes);
 }
 
 std::unique_ptr<Weight> PackedWeights::Adopt(const WeightSource& source) const {

@@ -98,14 +98,12 @@ class ScoringRun {
       BatchBuilder builder;
       targets.clear();
       for (const Piece& piece : step) {
-        blocks.resize(static_cast<size_t>(piece.num_blocks));
+        blocks.resize(piece.num_blocks);
         std::iota(blocks.begin(), blocks.end(), static_cast<int32_t>(piece.first_block));
         const int64_t first_logit =
             std::clamp<int64_t>(FirstScored(piece.sequence) - 1 - piece.first, 0, piece.count);
-        builder.Add(
-            std::span(sequences_[piece.sequence].tokens)
-                .subspan(static_cast<size_t>(piece.first), static_cast<size_t>(piece.count)),
-            piece.first, blocks, first_logit);
+        builder.Add(std::span(sequences_[piece.sequence].tokens).subspan(piece.first, piece.count),
+                    piece.first, blocks, first_logit);
         for (int64_t i = first_logit; i < piece.count; ++i) {
           targets.push_back({piece.sequence, piece.first + i + 1});
         }
@@ -121,7 +119,7 @@ class ScoringRun {
   }
 
   int32_t TokenOf(const Target& target) const {
-    return sequences_[target.sequence].tokens[static_cast<size_t>(target.index)];
+    return sequences_[target.sequence].tokens[target.index];
   }
 
  private:
@@ -195,7 +193,7 @@ std::vector<std::vector<TokenPrediction>> ScoreSequences(Model& model,
   std::vector<std::vector<TokenPrediction>> predictions(sequences.size());
   for (size_t i = 0; i < sequences.size(); ++i) {
     const int64_t count = static_cast<int64_t>(sequences[i].tokens.size()) - run.FirstScored(i);
-    predictions[i].resize(static_cast<size_t>(std::max<int64_t>(count, 0)));
+    predictions[i].resize(std::max<int64_t>(count, 0));
   }
   const auto kv = model.MakeKvPages(run.num_blocks(), kv_dtype);
   std::vector<int32_t> tokens;
@@ -213,8 +211,8 @@ std::vector<std::vector<TokenPrediction>> ScoreSequences(Model& model,
       throw model.Explain(batch, *kv, batch.logit_rows);
     for (size_t i = 0; i < targets.size(); ++i) {
       const auto& [sequence, index] = targets[i];
-      predictions[sequence][static_cast<size_t>(index - run.FirstScored(sequence))] = {
-          scores[i].log_probability, scores[i].best == tokens[i]};
+      predictions[sequence][index - run.FirstScored(sequence)] = {scores[i].log_probability,
+                                                                  scores[i].best == tokens[i]};
     }
   });
   return predictions;
@@ -267,7 +265,7 @@ Comparison CompareSequences(Model& baseline, Model& model,
 void SequenceLogits(Model& model, std::span<const int32_t> sequence,
                     const SequenceLogitVisitor& visit, DType kv_dtype) {
   const int64_t length = static_cast<int64_t>(sequence.size());
-  std::vector<int32_t> blocks(static_cast<size_t>(BlocksFor(length)));
+  std::vector<int32_t> blocks(BlocksFor(length));
   std::iota(blocks.begin(), blocks.end(), 0);
   const auto kv = model.MakeKvPages(static_cast<int64_t>(blocks.size()), kv_dtype);
   std::vector<float> logits;
@@ -275,12 +273,11 @@ void SequenceLogits(Model& model, std::span<const int32_t> sequence,
     ThrowIfInterrupted();
     const int64_t count = std::min(model.max_tokens(), length - first);
     BatchBuilder builder;
-    builder.Add(sequence.subspan(static_cast<size_t>(first), static_cast<size_t>(count)), first,
-                blocks, 0);
+    builder.Add(sequence.subspan(first, count), first, blocks, 0);
     const Batch batch = builder.Take();
     bool finite = true;
     model.Forward(batch, *kv, [&](int64_t row, LogitRows& rows) {
-      logits.resize(static_cast<size_t>(rows.num_rows() * rows.vocab_size()));
+      logits.resize(rows.num_rows() * rows.vocab_size());
       rows.Read(0, logits);
       finite = finite && std::ranges::all_of(logits, [](float x) { return std::isfinite(x); });
       if (finite) visit(first + row, logits);

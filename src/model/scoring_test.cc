@@ -221,7 +221,7 @@ TEST_F(Scoring, ModelsOfDifferentVocabularyAreNotCompared) {
 }
 
 std::vector<int32_t> Iota(int32_t count) {
-  std::vector<int32_t> ids(static_cast<size_t>(count));
+  std::vector<int32_t> ids(count);
   std::iota(ids.begin(), ids.end(), 100);
   return ids;
 }

@@ -189,8 +189,8 @@ void ShardedBackend::GatherColumns(const float* mine, int64_t rows, int64_t cols
   for (int64_t r = 0; r < communicator_.size(); ++r) {
     counts.push_back(rows * ShareOf(cols, unit, r).size());
   }
-  gathered_.resize(static_cast<size_t>(rows * cols));
-  const int64_t my_count = counts[static_cast<size_t>(communicator_.rank())];
+  gathered_.resize(rows * cols);
+  const int64_t my_count = counts[communicator_.rank()];
   communicator_.AllGather({mine, static_cast<size_t>(my_count)}, counts, gathered_);
   const float* from = gathered_.data();
   for (int64_t r = 0; r < communicator_.size(); ++r) {
@@ -205,9 +205,9 @@ void ShardedBackend::GatherColumns(const float* mine, int64_t rows, int64_t cols
 void ShardedBackend::GatherInto(const Activation& mine, int64_t rows, int64_t cols, int64_t unit,
                                 Activation& full) {
   const int64_t width = MyShare(cols, unit).size();
-  mine_.resize(static_cast<size_t>(rows * width));
+  mine_.resize(rows * width);
   if (width > 0) inner_.Download(mine, mine_);
-  full_.resize(static_cast<size_t>(rows * cols));
+  full_.resize(rows * cols);
   GatherColumns(mine_.data(), rows, cols, unit, full_);
   full.Resize(rows, cols);
   inner_.Upload(full_, full);
@@ -217,9 +217,9 @@ template <typename Add>
 void ShardedBackend::AddToColumns(Activation& x, const Add& add) {
   const Share share = MyShare(x.cols, kTile);
   if (share.size() > 0) {
-    full_.resize(static_cast<size_t>(x.rows * x.cols));
+    full_.resize(x.rows * x.cols);
     inner_.Download(x, full_);
-    mine_.resize(static_cast<size_t>(x.rows * share.size()));
+    mine_.resize(x.rows * share.size());
     for (int64_t row = 0; row < x.rows; ++row) {
       std::copy_n(full_.data() + row * x.cols + share.first, share.size(),
                   mine_.data() + row * share.size());
@@ -284,7 +284,7 @@ void ShardedBackend::Head(const Activation& x, const HeadWeights& w, std::span<c
   mine_.clear();
   if (head != nullptr) {
     inner_.Head(x, {Mine(w.norm), head, w.norm_eps}, rows, *my_logits_);
-    mine_.resize(static_cast<size_t>(count * my_logits_->vocab_size()));
+    mine_.resize(count * my_logits_->vocab_size());
     my_logits_->Read(0, mine_);
   }
   GatherColumns(mine_.data(), count, whole.vocab_size(), kTile, whole.Resize(count));

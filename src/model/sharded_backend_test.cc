@@ -32,8 +32,7 @@ std::vector<float> Run(Model& model) {
     const auto add = [&](const std::vector<int32_t>& tokens, int64_t first, int64_t count,
                          const std::vector<int32_t>& blocks) {
       if (count == 0) return;
-      builder.Add(std::span(tokens).subspan(static_cast<size_t>(first), static_cast<size_t>(count)),
-                  first, blocks, 0);
+      builder.Add(std::span(tokens).subspan(first, count), first, blocks, 0);
     };
     add(a, a_first, a_count, a_blocks);
     add(b, b_first, b_count, b_blocks);
@@ -53,7 +52,7 @@ std::unique_ptr<Backend> Inner() {
 
 std::vector<float> RunOnRanks(const Checkpoint& checkpoint, int64_t size) {
   ThreadGroup group(size);
-  std::vector<std::vector<float>> logits(static_cast<size_t>(size));
+  std::vector<std::vector<float>> logits(size);
   std::vector<std::jthread> threads;
   for (int64_t r = 0; r < size; ++r) {
     threads.emplace_back([&, r] {
@@ -61,7 +60,7 @@ std::vector<float> RunOnRanks(const Checkpoint& checkpoint, int64_t size) {
       const ModelSpec spec = SpecOf(checkpoint.config());
       ShardedBackend backend(*inner, group.rank(r), spec);
       Model model(checkpoint, backend, 128);
-      logits[static_cast<size_t>(r)] = Run(model);
+      logits[r] = Run(model);
     });
   }
   threads.clear();

@@ -20,7 +20,7 @@ KvShape ModelSpec::Kv(DType kv_dtype, int64_t block_size) const {
 }
 
 std::vector<float> InverseFrequencies(double theta, int64_t dim) {
-  std::vector<float> frequencies(static_cast<size_t>(dim / 2));
+  std::vector<float> frequencies(dim / 2);
   for (size_t i = 0; i < frequencies.size(); ++i) {
     const float exponent = static_cast<float>(2 * i) / static_cast<float>(dim);
     frequencies[i] = 1.0f / std::pow(static_cast<float>(theta), exponent);

@@ -38,7 +38,7 @@ struct ModelSpec {
   float norm_eps = 1e-5f;  // of the final norm
 
   int64_t num_layers() const { return static_cast<int64_t>(layers.size()); }
-  const LayerSpec& layer(int64_t index) const { return layers[static_cast<size_t>(index)]; }
+  const LayerSpec& layer(int64_t index) const { return layers[index]; }
   KvShape Kv(DType kv_dtype, int64_t block_size = kKvBlockSize) const;
 };
 

@@ -30,7 +30,7 @@ QuantizedLayer LayerQuantizer::Quantize(int64_t layer, const HiddenStates& hidde
   job.result.linears.resize(job.linears.size());
   LayerReport& report = job.result.report;
   report.layer = layer;
-  report.expert_extra_tokens.resize(Size(job.spec.router.num_experts));
+  report.expert_extra_tokens.resize(job.spec.router.num_experts);
 
   switch (context_.plan.passes) {
     case LayerPlan::Passes::kNone:
@@ -290,7 +290,7 @@ void LayerQuantizer::Solve(Job& job, const std::vector<Input>& inputs) {
   if (largest <= kSmallHessian &&
       static_cast<int64_t>(inputs.size()) >= 2 * algebra.threads().num_threads()) {
     algebra.threads().ParallelFor(static_cast<int64_t>(inputs.size()),
-                                  [&](int64_t i, int) { solve(inputs[Size(i)]); });
+                                  [&](int64_t i, int) { solve(inputs[i]); });
   } else {
     for (const Input& input : inputs) {
       ThrowIfInterrupted();

@@ -47,7 +47,7 @@ double MeasureGflopPerSecond(GptqAlgebra& algebra) {
   constexpr double kSeconds = 0.01;
   using Clock = std::chrono::steady_clock;
   const size_t elements = static_cast<size_t>(kSize * kSize);
-  std::vector<double> rates(static_cast<size_t>(algebra.threads().num_threads()));
+  std::vector<double> rates(algebra.threads().num_threads());
   algebra.threads().ParallelFor(algebra.threads().num_threads(), [&](int64_t index, int) {
     const std::vector<float> x(elements, 0.5f);
     std::vector<float> h(elements, 0.0f);
@@ -63,8 +63,7 @@ double MeasureGflopPerSecond(GptqAlgebra& algebra) {
       ++count;
       seconds = std::chrono::duration<double>(Clock::now() - start).count();
     }
-    rates[static_cast<size_t>(index)] =
-        static_cast<double>(kSize * kSize * kSize * count) / seconds / 1e9;
+    rates[index] = static_cast<double>(kSize * kSize * kSize * count) / seconds / 1e9;
   });
   double sum = 0;
   for (const double rate : rates) sum += rate;

@@ -438,7 +438,7 @@ void QuantizationRun::State::QuantizeLayer(int64_t layer, LayerQuantizer& quanti
   }
   if (gptq()) progress->Add(static_cast<int64_t>(work.calibrate() + work.solve));
   for (const int64_t expert : report.starved_experts) {
-    const int64_t tokens = report.expert_tokens[static_cast<size_t>(expert)];
+    const int64_t tokens = report.expert_tokens[expert];
     Log(tokens == 0 ? LogLevel::kError : LogLevel::kWarning,
         fmt::format("starved_expert layer={} expert={} tokens={}", layer, expert, tokens));
   }
@@ -466,7 +466,7 @@ void QuantizationRun::State::Advance(int64_t layer, const CheckpointWriter& writ
 // Unit 0 holds the embedding, the last one the final norm and the head.
 void QuantizationRun::State::WriteOuter(int64_t unit, CheckpointWriter& writer) {
   UnitTensors tensors(output);
-  const std::vector<TensorPlan>& plans = output.units()[static_cast<size_t>(unit)].tensors;
+  const std::vector<TensorPlan>& plans = output.units()[unit].tensors;
   for (const TensorPlan& tensor : plans) tensors.AddKept(tensor.name, output.SourceOf(tensor));
   writer.WriteUnit(tensors.views(), {{"sha256", tensors.Sha256()}});
   for (const TensorPlan& tensor : plans) source.DontNeed(output.SourceOf(tensor));

@@ -78,10 +78,10 @@ Tensor PackCodes(std::span<const int8_t> codes, int64_t rows, int64_t cols, int 
       const int64_t count = std::min(width.per_word, cols - first);
       uint32_t value = 0;
       for (int64_t k = 0; k < count; ++k) {
-        const int8_t code = codes[static_cast<size_t>(row * cols + first + k)];
+        const int8_t code = codes[row * cols + first + k];
         value |= Encode(code, width) << (k * bits);
       }
-      out[static_cast<size_t>(row * words + word)] = static_cast<int32_t>(value);
+      out[row * words + word] = static_cast<int32_t>(value);
     }
   }
   return packed;
@@ -91,12 +91,11 @@ std::vector<int8_t> UnpackCodes(const TensorView& packed, int64_t rows, int64_t 
   const Width width(bits);
   const int64_t words = width.WordsFor(cols);
   CheckShape(packed, DType::kI32, {rows, words}, "packed codes");
-  std::vector<int8_t> codes(static_cast<size_t>(rows * cols));
+  std::vector<int8_t> codes(rows * cols);
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t col = 0; col < cols; ++col) {
       const uint32_t word = LoadWord(packed.data(), row * words + col / width.per_word);
-      codes[static_cast<size_t>(row * cols + col)] =
-          static_cast<int8_t>(Decode(word, col % width.per_word, width));
+      codes[row * cols + col] = static_cast<int8_t>(Decode(word, col % width.per_word, width));
     }
   }
   return codes;
@@ -110,8 +109,8 @@ Tensor PackZeroPoints(std::span<const int8_t> zero_points, int64_t rows, int64_t
   for (int64_t row = 0; row < rows; ++row) {
     const auto shift = static_cast<int>(row % width.per_word) * bits;
     for (int64_t group = 0; group < groups; ++group) {
-      const int8_t code = zero_points[static_cast<size_t>(row * groups + group)];
-      int32_t& word = out[static_cast<size_t>(row / width.per_word * groups + group)];
+      const int8_t code = zero_points[row * groups + group];
+      int32_t& word = out[row / width.per_word * groups + group];
       word = static_cast<int32_t>(static_cast<uint32_t>(word) | (Encode(code, width) << shift));
     }
   }
@@ -122,11 +121,11 @@ std::vector<int8_t> UnpackZeroPoints(const TensorView& packed, int64_t rows, int
                                      int bits) {
   const Width width(bits);
   CheckShape(packed, DType::kI32, {width.WordsFor(rows), groups}, "packed zero points");
-  std::vector<int8_t> zero_points(static_cast<size_t>(rows * groups));
+  std::vector<int8_t> zero_points(rows * groups);
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t group = 0; group < groups; ++group) {
       const uint32_t word = LoadWord(packed.data(), row / width.per_word * groups + group);
-      zero_points[static_cast<size_t>(row * groups + group)] =
+      zero_points[row * groups + group] =
           static_cast<int8_t>(Decode(word, row % width.per_word, width));
     }
   }
@@ -134,7 +133,7 @@ std::vector<int8_t> UnpackZeroPoints(const TensorView& packed, int64_t rows, int
 }
 
 std::vector<float> Dequantize(const PackedView& view) {
-  std::vector<float> values(static_cast<size_t>(view.rows * view.cols));
+  std::vector<float> values(view.rows * view.cols);
   DequantizeRows(view, 0, view.rows, values);
   return values;
 }
@@ -148,18 +147,18 @@ void DequantizeRows(const PackedView& view, int64_t first, int64_t count, std::s
   const int64_t groups = view.num_groups();
 
   // With g_idx the group of a column is looked up; without it, it follows from the position.
-  std::vector<int32_t> group_of(static_cast<size_t>(view.cols));
+  std::vector<int32_t> group_of(view.cols);
   if (view.g_idx) {
     std::memcpy(group_of.data(), view.g_idx->data(), group_of.size() * sizeof(int32_t));
     for (const int32_t group : group_of) NIBBLE_CHECK(group >= 0 && group < groups);
   } else {
     for (int64_t col = 0; col < view.cols; ++col) {
-      group_of[static_cast<size_t>(col)] = static_cast<int32_t>(col / view.group_size);
+      group_of[col] = static_cast<int32_t>(col / view.group_size);
     }
   }
 
-  std::vector<float> scales(static_cast<size_t>(groups));
-  std::vector<int> zeros(static_cast<size_t>(groups), 0);
+  std::vector<float> scales(groups);
+  std::vector<int> zeros(groups, 0);
   for (int64_t i = 0; i < count; ++i) {
     const int64_t row = first + i;
     ToFloat(view.scales.Rows(row, 1), scales);
@@ -167,14 +166,14 @@ void DequantizeRows(const PackedView& view, int64_t first, int64_t count, std::s
       for (int64_t group = 0; group < groups; ++group) {
         const int64_t index = row / width.per_word * groups + group;
         const uint32_t word = LoadWord(view.zero_point->data(), index);
-        zeros[static_cast<size_t>(group)] = Decode(word, row % width.per_word, width);
+        zeros[group] = Decode(word, row % width.per_word, width);
       }
     }
     float* target = out.data() + i * view.cols;
     for (int64_t col = 0; col < view.cols; ++col) {
       const uint32_t word = LoadWord(view.packed.data(), row * words + col / width.per_word);
       const int code = Decode(word, col % width.per_word, width);
-      const auto group = static_cast<size_t>(group_of[static_cast<size_t>(col)]);
+      const auto group = static_cast<size_t>(group_of[col]);
       target[col] = static_cast<float>(code - zeros[group]) * scales[group];
     }
   }

@@ -24,7 +24,7 @@ constexpr Dims kDims[] = {{1, 1}, {1, 8}, {2, 7}, {3, 9}, {5, 4}, {17, 129}, {33
 std::vector<int8_t> RandomCodes(int64_t count, int bits, uint32_t seed) {
   std::mt19937 random(seed);
   std::uniform_int_distribution<int> code(-(1 << (bits - 1)), (1 << (bits - 1)) - 1);
-  std::vector<int8_t> codes(static_cast<size_t>(count));
+  std::vector<int8_t> codes(count);
   for (int8_t& value : codes) value = static_cast<int8_t>(code(random));
   return codes;
 }
@@ -66,8 +66,7 @@ TEST(PackCodes, AgreesWithTheBitsAndUnpacks) {
       const Tensor packed = PackCodes(codes, rows, cols, bits);
       for (int64_t row = 0; row < rows; ++row) {
         for (int64_t col = 0; col < cols; ++col) {
-          ASSERT_EQ(SlowCode(packed.view(), row, col, bits),
-                    codes[static_cast<size_t>(row * cols + col)]);
+          ASSERT_EQ(SlowCode(packed.view(), row, col, bits), codes[row * cols + col]);
         }
       }
       EXPECT_EQ(UnpackCodes(packed.view(), rows, cols, bits), codes);
@@ -115,16 +114,15 @@ TEST(PackZeroPoints, EqualsPackingTheTranspose) {
       std::vector<int8_t> transposed(zeros.size());
       for (int64_t row = 0; row < rows; ++row) {
         for (int64_t group = 0; group < groups; ++group) {
-          transposed[static_cast<size_t>(group * rows + row)] =
-              zeros[static_cast<size_t>(row * groups + group)];
+          transposed[group * rows + row] = zeros[row * groups + group];
         }
       }
       const Tensor packed = PackZeroPoints(zeros, rows, groups, bits);
       const Tensor by_rows = PackCodes(transposed, groups, rows, bits);
       for (int64_t word = 0; word < packed.shape()[0]; ++word) {
         for (int64_t group = 0; group < groups; ++group) {
-          ASSERT_EQ(packed.As<int32_t>()[static_cast<size_t>(word * groups + group)],
-                    by_rows.As<int32_t>()[static_cast<size_t>(group * by_rows.shape()[1] + word)]);
+          ASSERT_EQ(packed.As<int32_t>()[word * groups + group],
+                    by_rows.As<int32_t>()[group * by_rows.shape()[1] + word]);
         }
       }
       EXPECT_EQ(UnpackZeroPoints(packed.view(), rows, groups, bits), zeros);
@@ -141,8 +139,8 @@ struct Sample {
 
   float Value(int64_t row, int64_t col) const {
     const int64_t num_groups = tensor.cols / tensor.group_size;
-    const auto at = static_cast<size_t>(row * num_groups + groups[static_cast<size_t>(col)]);
-    const int code = codes[static_cast<size_t>(row * tensor.cols + col)] - zeros[at];
+    const auto at = static_cast<size_t>(row * num_groups + groups[col]);
+    const int code = codes[row * tensor.cols + col] - zeros[at];
     return static_cast<float>(code) * scales[at];
   }
 };
@@ -152,10 +150,10 @@ Sample MakeSample(int64_t rows, int64_t cols, int64_t group_size, int bits, DTyp
   const int64_t num_groups = cols / group_size;
   Sample sample;
   sample.codes = RandomCodes(rows * cols, bits, 3);
-  sample.zeros = std::vector<int8_t>(static_cast<size_t>(rows * num_groups), 0);
+  sample.zeros = std::vector<int8_t>(rows * num_groups, 0);
   if (asymmetric) sample.zeros = RandomCodes(rows * num_groups, bits, 5);
   std::mt19937 random(9);
-  std::vector<float> scales(static_cast<size_t>(rows * num_groups));
+  std::vector<float> scales(rows * num_groups);
   for (float& scale : scales) scale = std::uniform_real_distribution<float>(0.001f, 0.1f)(random);
   for (int64_t col = 0; col < cols; ++col)
     sample.groups.push_back(static_cast<int32_t>(col / group_size));
@@ -185,7 +183,7 @@ TEST(Dequantize, EqualsTheDefinitionInEveryVariant) {
             const std::vector<float> values = Dequantize(sample.tensor.view());
             for (int64_t row = 0; row < 19; ++row) {
               for (int64_t col = 0; col < 35; ++col) {
-                ASSERT_EQ(values[static_cast<size_t>(row * 35 + col)], sample.Value(row, col));
+                ASSERT_EQ(values[row * 35 + col], sample.Value(row, col));
               }
             }
           }
@@ -199,7 +197,7 @@ TEST(DequantizeRows, GivesTheSameRowsAsTheWhole) {
   const Sample sample = MakeSample(21, 32, 16, 4, DType::kBF16, true, false);
   const std::vector<float> whole = Dequantize(sample.tensor.view());
   for (const auto& [first, count] : {std::pair<int64_t, int64_t>{0, 1}, {5, 9}, {20, 1}, {21, 0}}) {
-    std::vector<float> part(static_cast<size_t>(count * 32));
+    std::vector<float> part(count * 32);
     DequantizeRows(sample.tensor.view(), first, count, part);
     EXPECT_TRUE(std::equal(part.begin(), part.end(), whole.begin() + first * 32));
   }

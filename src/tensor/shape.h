@@ -18,7 +18,7 @@ class Shape {
   explicit Shape(std::span<const int64_t> dims);
 
   int rank() const { return rank_; }
-  int64_t operator[](int axis) const { return dims_[static_cast<size_t>(axis)]; }
+  int64_t operator[](int axis) const { return dims_[axis]; }
   int64_t num_elements() const;
   std::span<const int64_t> dims() const { return {dims_.data(), static_cast<size_t>(rank_)}; }
   std::string ToString() const;  // "[6144, 16384]"

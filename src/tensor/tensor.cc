@@ -121,7 +121,7 @@ NIBBLE_INSTANTIATE(Float16)
 #undef NIBBLE_INSTANTIATE
 
 std::vector<float> ToFloat(const TensorView& view) {
-  std::vector<float> values(static_cast<size_t>(view.num_elements()));
+  std::vector<float> values(view.num_elements());
   ToFloat(view, values);
   return values;
 }

@@ -48,7 +48,7 @@ class Writer {
     // Unit variance in, unit variance out: std 1/sqrt(cols), uniform values reach sqrt(3) of that.
     const double reach = std::sqrt(3.0 / static_cast<double>(cols));
     const bool is_table = name == "model.embed_tokens.weight";
-    std::vector<float> values(static_cast<size_t>(rows * cols));
+    std::vector<float> values(rows * cols);
     for (float& value : values) {
       const double u = Uniform(generator);
       value = static_cast<float>(is_norm ? 1.0 + 0.2 * u : is_table ? u : reach * u);
@@ -83,7 +83,7 @@ class Writer {
     const int64_t groups = cols / model_.group_size;
     if (groups * model_.group_size != cols) throw std::runtime_error("group_size must divide cols");
     const float largest_code = static_cast<float>(1 << (model_.bits - 1));
-    std::vector<float> scales(static_cast<size_t>(rows * groups));
+    std::vector<float> scales(rows * groups);
     std::vector<int8_t> codes(values.size());
     for (size_t group = 0; group < scales.size(); ++group) {
       const size_t begin = group * static_cast<size_t>(model_.group_size);
@@ -239,7 +239,7 @@ void EditConfig(const std::filesystem::path& directory,
 
 std::vector<int32_t> RandomTokens(int64_t count, int64_t vocab_size, uint64_t seed) {
   std::mt19937_64 generator(seed);
-  std::vector<int32_t> tokens(static_cast<size_t>(count));
+  std::vector<int32_t> tokens(count);
   for (int32_t& token : tokens) {
     token = static_cast<int32_t>(generator() % static_cast<uint64_t>(vocab_size));
   }

@@ -68,7 +68,7 @@ Batch MakeBatch(const LayerCase& layer_case, bool fill_cache, int only) {
 }
 
 std::vector<float> Copy(Backend& backend, const Activation& x) {
-  std::vector<float> host(static_cast<size_t>(x.rows * x.cols));
+  std::vector<float> host(x.rows * x.cols);
   backend.Download(x, host);
   return host;
 }
@@ -89,7 +89,7 @@ WeightView HostWeight::view() const {
 }
 
 std::vector<float> RandomValues(int64_t count, uint64_t seed) {
-  std::vector<float> values(static_cast<size_t>(count));
+  std::vector<float> values(count);
   for (size_t i = 0; i < values.size(); ++i) {
     const auto bits = static_cast<int32_t>(Mix(Mix(seed) + i) >> 40);  // 24 of them
     values[i] = static_cast<float>(bits) * 0x1p-23f - 1.0f;
@@ -131,7 +131,7 @@ HostWeight RandomWeight(const WeightFormat& format, int64_t rows, int64_t cols, 
     packed.zero_point = PackZeroPoints(zeros, rows, groups, format.bits);
   }
   if (format.act_order) {
-    std::vector<int32_t> g_idx(static_cast<size_t>(cols));
+    std::vector<int32_t> g_idx(cols);
     for (size_t k = 0; k < g_idx.size(); ++k) {
       g_idx[k] = static_cast<int32_t>(static_cast<int64_t>(k) / group_size);
     }
@@ -412,7 +412,7 @@ Row ExpertWeightsOf(const RouterShape& shape, const Row& logits, const Row* corr
   std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
     return choices[a] > choices[b] || (choices[a] == choices[b] && a < b);
   });
-  order.resize(static_cast<size_t>(shape.top_k));
+  order.resize(shape.top_k);
   Row weights(logits.size(), 0);
   double sum = 0;
   for (const size_t e : order) sum += scores[e];
@@ -441,7 +441,7 @@ std::vector<float> TestLayer::NaiveOutput() const {
       return result;
     };
     for (int64_t position = 0; position < cached + fresh; ++position) {
-      x.push_back(table[static_cast<size_t>(TokenAt(index, position, s.vocab))]);
+      x.push_back(table[TokenAt(index, position, s.vocab)]);
       const Row normed = Normed(x.back(), Vector(attention_norm_), eps);
       q.push_back(project(q_, q_bias_, normed));
       k.push_back(project(k_, k_bias_, normed));
@@ -454,11 +454,11 @@ std::vector<float> TestLayer::NaiveOutput() const {
       return Rotated(result, position, attention_shape_.rotary);
     };
     for (int64_t position = cached; position < cached + fresh; ++position) {
-      Row& residual = x[static_cast<size_t>(position)];
+      Row& residual = x[position];
       Row attended;
       for (int64_t head = 0; head < s.num_heads; ++head) {
         const int64_t kv_head = head * s.num_kv_heads / s.num_heads;
-        const Row query = prepared(q[static_cast<size_t>(position)], head, q_norm_, position);
+        const Row query = prepared(q[position], head, q_norm_, position);
         const int64_t window = case_.sliding_window;
         Row sum(static_cast<size_t>(s.head_dim), 0);
         double total = extras.sinks ? std::exp(Vector(sinks_)[static_cast<size_t>(head)]) : 0;

@@ -166,7 +166,7 @@ void CpuBackend::BeginStep(const Batch& batch, KvPages& kv) {
   kv_ = static_cast<HostKvPages*>(&kv);
   rope_.Reset();
   for (int64_t s = 0; s < batch.num_sequences(); ++s) {
-    const auto first = static_cast<size_t>(batch.starts[static_cast<size_t>(s)]);
+    const auto first = static_cast<size_t>(batch.starts[s]);
     const auto last = static_cast<size_t>(batch.starts[static_cast<size_t>(s) + 1]);
     NIBBLE_CHECK(first <= last);
     for (size_t t = first; t < last; ++t) {
@@ -194,7 +194,7 @@ void CpuBackend::Embed(const Weight& table, Activation& x) {
   NIBBLE_CHECK(batch_ != nullptr && rows != nullptr);
   x.Resize(batch_->num_tokens(), matrix.cols());
   ForRows(pool_, x.rows, x.cols, [&](int64_t t) {
-    const int32_t token = batch_->tokens[static_cast<size_t>(t)];
+    const int32_t token = batch_->tokens[t];
     NIBBLE_CHECK(token >= 0 && token < matrix.rows());
     const TensorView row(static_cast<const std::byte*>(rows->values.data()) +
                              token * x.cols * DTypeSize(rows->dtype),
@@ -252,17 +252,17 @@ void CpuBackend::NormQkvRopeStore(const Activation& x, const AttentionShape& sha
   page_runs_.clear();
   for (int64_t s = 0; s < batch_->num_sequences(); ++s) {
     const int64_t end = batch_->starts[static_cast<size_t>(s) + 1];
-    for (int64_t t = batch_->starts[static_cast<size_t>(s)]; t < end;) {
-      const int64_t slot = batch_->positions[static_cast<size_t>(t)] % kv.block_size;
+    for (int64_t t = batch_->starts[s]; t < end;) {
+      const int64_t slot = batch_->positions[t] % kv.block_size;
       const int64_t count = std::min({end - t, kv.block_size - slot, 16 - slot % 16});
       page_runs_.push_back({s, t, count});
       t += count;
     }
   }
   Parallel(pool_, static_cast<int64_t>(page_runs_.size()), [&](int64_t index, int) {
-    const TokenRun& run = page_runs_[static_cast<size_t>(index)];
-    const int64_t first = batch_->positions[static_cast<size_t>(run.first)];
-    const int64_t block = batch_->blocks(run.sequence)[static_cast<size_t>(first / kv.block_size)];
+    const TokenRun& run = page_runs_[index];
+    const int64_t first = batch_->positions[run.first];
+    const int64_t block = batch_->blocks(run.sequence)[first / kv.block_size];
     NIBBLE_CHECK(block >= 0 && block < kv.num_blocks);
     for (int64_t t = run.first; t < run.first + run.count; ++t) {
       float* const queries = HostRow(q, t);
@@ -292,10 +292,10 @@ void CpuBackend::CutAttention(const HostKvLayer& kv, int64_t heads, int64_t wind
   int64_t num_spans = 0;
   for (int64_t s = 0; s < batch_->num_sequences(); ++s) {
     const int64_t end = batch_->starts[static_cast<size_t>(s) + 1];
-    for (int64_t t = batch_->starts[static_cast<size_t>(s)]; t < end; t += tokens_per_block) {
+    for (int64_t t = batch_->starts[s]; t < end; t += tokens_per_block) {
       QueryBlock& queries = query_blocks_.emplace_back();
       queries.tokens = {s, t, std::min(tokens_per_block, end - t)};
-      const int64_t position = batch_->positions[static_cast<size_t>(t)];
+      const int64_t position = batch_->positions[t];
       const int64_t oldest = std::max<int64_t>(0, position + 1 - window);
       queries.first_span = window > 0 ? oldest / cpu::kKeySpan : 0;
       queries.last_span = (position + queries.tokens.count - 1) / cpu::kKeySpan + 1;
@@ -315,7 +315,7 @@ void CpuBackend::CutAttention(const HostKvLayer& kv, int64_t heads, int64_t wind
   divided_.clear();
   partial_floats_ = 0;
   for (int64_t b = num_blocks - 1; b >= 0; --b) {
-    const QueryBlock& queries = query_blocks_[static_cast<size_t>(b)];
+    const QueryBlock& queries = query_blocks_[b];
     const int64_t spans = queries.last_span - queries.first_span;
     const int64_t floats_per_span =
         cpu::AttentionPartialFloats(queries.tokens.count * heads, kv.head_dim);
@@ -355,7 +355,7 @@ void CpuBackend::Attention(const Activation& q, const AttentionShape& shape,
   float* const partials = attention_partials_.Get<float>(partial_floats_);
 
   const auto make = [&](const AttentionTask& task, int thread) {
-    const QueryBlock& queries = query_blocks_[static_cast<size_t>(task.query_block)];
+    const QueryBlock& queries = query_blocks_[task.query_block];
     const int64_t offset = queries.tokens.first * q.cols + task.head * heads * kv.head_dim;
     cpu::AttentionBlock block{};
     block.q = HostData(q) + offset;
@@ -366,7 +366,7 @@ void CpuBackend::Attention(const Activation& q, const AttentionShape& shape,
     block.head_dim = kv.head_dim;
     block.scale = scale;
     block.sinks = sinks != nullptr ? sinks + task.head * heads : nullptr;
-    block.first_position = batch_->positions[static_cast<size_t>(queries.tokens.first)];
+    block.first_position = batch_->positions[queries.tokens.first];
     block.sliding_window = shape.sliding_window;
     block.blocks = batch_->blocks(queries.tokens.sequence).data();
     block.block_size = kv.block_size;
@@ -380,15 +380,14 @@ void CpuBackend::Attention(const Activation& q, const AttentionShape& shape,
     block.first_span = task.first_span;
     block.last_span = task.last_span;
     block.partials = task.partials >= 0 ? partials + task.partials : nullptr;
-    block.scratch = attention_scratch_[static_cast<size_t>(thread)].Get<float>(scratch_floats);
+    block.scratch = attention_scratch_[thread].Get<float>(scratch_floats);
     return block;
   };
   Parallel(pool_, static_cast<int64_t>(attention_tasks_.size()), [&](int64_t index, int thread) {
-    kernels_.attend(make(attention_tasks_[static_cast<size_t>(index)], thread));
+    kernels_.attend(make(attention_tasks_[index], thread));
   });
-  Parallel(pool_, static_cast<int64_t>(divided_.size()), [&](int64_t index, int thread) {
-    kernels_.fold_spans(make(divided_[static_cast<size_t>(index)], thread));
-  });
+  Parallel(pool_, static_cast<int64_t>(divided_.size()),
+           [&](int64_t index, int thread) { kernels_.fold_spans(make(divided_[index], thread)); });
 }
 
 void CpuBackend::ProjectResidual(const Activation& a, const AttentionWeights& w, Activation& x) {
@@ -455,7 +454,7 @@ void CpuBackend::GateUp(const Activation& h, const Routing& routing, const Exper
   g.Resize(table.num_slots(), middle);
   tasks_.clear();
   for (int64_t expert = 0; expert < table.num_experts; ++expert) {
-    const int64_t first = table.expert_starts[static_cast<size_t>(expert)];
+    const int64_t first = table.expert_starts[expert];
     const int64_t count = table.expert_starts[static_cast<size_t>(expert) + 1] - first;
     if (count == 0) continue;
     const int64_t part = 2 * (expert - w.first_expert);
@@ -478,7 +477,7 @@ void CpuBackend::DownResidual(const Activation& g, const Routing& routing, const
   float* const results = slot_results_.Get<float>(num_slots * x.cols);
   tasks_.clear();
   for (int64_t expert = 0; expert < table.num_experts; ++expert) {
-    const int64_t first = table.expert_starts[static_cast<size_t>(expert)];
+    const int64_t first = table.expert_starts[expert];
     const int64_t count = table.expert_starts[static_cast<size_t>(expert) + 1] - first;
     if (count == 0) continue;
     tasks_.push_back(Product(Matrix(w.down, expert - w.first_expert, x.cols, g.cols),
@@ -488,23 +487,22 @@ void CpuBackend::DownResidual(const Activation& g, const Routing& routing, const
 
   // Slots come grouped by expert; a counting sort that keeps their order groups them by token.
   slot_starts_.assign(static_cast<size_t>(x.rows) + 1, 0);
-  slots_by_token_.resize(static_cast<size_t>(num_slots));
+  slots_by_token_.resize(num_slots);
   for (const int32_t token : table.slot_tokens) {
     NIBBLE_CHECK(token >= 0 && token < x.rows);
     ++slot_starts_[static_cast<size_t>(token) + 1];
   }
   for (size_t t = 1; t < slot_starts_.size(); ++t) slot_starts_[t] += slot_starts_[t - 1];
   for (int64_t slot = 0; slot < num_slots; ++slot) {
-    const auto token = static_cast<size_t>(table.slot_tokens[static_cast<size_t>(slot)]);
-    slots_by_token_[static_cast<size_t>(slot_starts_[token]++)] = static_cast<int32_t>(slot);
+    const auto token = static_cast<size_t>(table.slot_tokens[slot]);
+    slots_by_token_[slot_starts_[token]++] = static_cast<int32_t>(slot);
   }
   ForRows(pool_, x.rows, 4 * x.cols, [&](int64_t t) {
     // Filling has advanced every start to that of its successor.
     const int32_t begin = t == 0 ? 0 : slot_starts_[static_cast<size_t>(t) - 1];
-    for (int32_t i = begin; i < slot_starts_[static_cast<size_t>(t)]; ++i) {
-      const int64_t slot = slots_by_token_[static_cast<size_t>(i)];
-      kernels_.accumulate(results + slot * x.cols, table.slot_weights[static_cast<size_t>(slot)],
-                          x.cols, HostRow(x, t));
+    for (int32_t i = begin; i < slot_starts_[t]; ++i) {
+      const int64_t slot = slots_by_token_[i];
+      kernels_.accumulate(results + slot * x.cols, table.slot_weights[slot], x.cols, HostRow(x, t));
     }
   });
 }

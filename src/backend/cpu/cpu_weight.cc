@@ -136,7 +136,7 @@ struct BlockPlan {
 
 BlockPlan PlanBlocks(const PackedView& view) {
   const int64_t num_groups = view.scales.shape()[1];
-  std::vector<std::vector<int32_t>> members(static_cast<size_t>(num_groups));
+  std::vector<std::vector<int32_t>> members(num_groups);
   const int32_t* const g_idx = view.g_idx ? view.g_idx->As<int32_t>().data() : nullptr;
   for (int64_t k = 0; k < view.cols; ++k) {
     const int64_t group = g_idx != nullptr ? g_idx[k] : k / view.group_size;
@@ -146,7 +146,7 @@ BlockPlan PlanBlocks(const PackedView& view) {
                       std::to_string(group) + ", but there are scales for " +
                       std::to_string(num_groups) + " groups; the checkpoint contradicts itself");
     }
-    members[static_cast<size_t>(group)].push_back(static_cast<int32_t>(k));
+    members[group].push_back(static_cast<int32_t>(k));
   }
 
   size_t largest = 1;
@@ -156,7 +156,7 @@ BlockPlan PlanBlocks(const PackedView& view) {
   BlockPlan plan;
   plan.format.block_cols = RoundUp(CeilDiv(group_columns, per_group), 8);
   for (int64_t group = 0; group < num_groups; ++group) {
-    const auto& columns = members[static_cast<size_t>(group)];
+    const auto& columns = members[group];
     plan.columns.insert(plan.columns.end(), columns.begin(), columns.end());
     plan.groups.insert(plan.groups.end(), static_cast<size_t>(per_group),
                        static_cast<int32_t>(group));
@@ -209,8 +209,7 @@ class CodeReader {
 
  private:
   uint32_t One(int64_t packed_column) const {
-    const int64_t column =
-        columns_ != nullptr ? (*columns_)[static_cast<size_t>(packed_column)] : packed_column;
+    const int64_t column = columns_ != nullptr ? (*columns_)[packed_column] : packed_column;
     if (column < 0 || column >= view_.cols) return 0;
     const int64_t per_word = 32 / view_.bits;
     const auto word = static_cast<uint32_t>(words_[column / per_word]);
@@ -337,8 +336,7 @@ void FillPacked(const PackedView& view, const WeightPlan& plan, const PackedLayo
       }
       uint8_t* const tail = out + nibble_bytes;
       for (int64_t r = 0; r < count; ++r) {
-        const auto at =
-            static_cast<size_t>((first + r) * num_groups + plan.groups[static_cast<size_t>(block)]);
+        const auto at = static_cast<size_t>((first + r) * num_groups + plan.groups[block]);
         if (format.float_scales) {
           std::memcpy(tail + r * 4, &scales[at], 4);
         } else {

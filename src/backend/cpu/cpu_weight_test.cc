@@ -66,8 +66,7 @@ TEST(CpuWeight, PackedLayoutHoldsExactlyTheDequantizedValues) {
           const std::vector<float> expected = Dequantize(std::get<PackedView>(host.view()));
           for (int64_t row = 0; row < 67; ++row) {
             for (int64_t col = 0; col < 120; ++col) {
-              ASSERT_EQ(ValueAt(*weight, row, col), expected[static_cast<size_t>(row * 120 + col)])
-                  << row << " " << col;
+              ASSERT_EQ(ValueAt(*weight, row, col), expected[row * 120 + col]) << row << " " << col;
             }
           }
         }
@@ -94,7 +93,7 @@ TEST(CpuWeight, TakesGroupsOfUnequalSize) {
   const std::vector<float> expected = Dequantize(std::get<PackedView>(host.view()));
   for (int64_t row = 0; row < 9; ++row) {
     for (int64_t col = 0; col < 96; ++col) {
-      ASSERT_EQ(ValueAt(*weight, row, col), expected[static_cast<size_t>(row * 96 + col)]);
+      ASSERT_EQ(ValueAt(*weight, row, col), expected[row * 96 + col]);
     }
   }
 }

@@ -26,7 +26,7 @@ struct Pages {
           .block_size = block_size,
           .num_kv_heads = num_kv_heads,
           .head_dim = head_dim};
-    bytes.assign(static_cast<size_t>(kv.num_blocks * kv.bytes_per_block()), std::byte{0xa5});
+    bytes.assign(kv.num_blocks * kv.bytes_per_block(), std::byte{0xa5});
     kv.data = bytes.data();
   }
 
@@ -79,7 +79,7 @@ TEST(KvStore, EveryTokenHasItsOwnPlaceAndKeepsItsValues) {
             for (int64_t i = 0; i < heads * head_dim; ++i) {
               ASSERT_NEAR(pages.Value(token / block_size, key, i / head_dim, token % block_size,
                                       i % head_dim),
-                          expected[static_cast<size_t>(i)], error)
+                          expected[i], error)
                   << token << " " << key << " " << i;
             }
           }

@@ -136,8 +136,7 @@ void LinearRunner::Run(std::span<const LinearTask> tasks) {
         std::upper_bound(plans_.begin(), plans_.end(), piece,
                          [](int64_t p, const Plan& plan) { return p < plan.first_piece; });
     const Plan& plan = *(after - 1);
-    RunPiece(tasks[static_cast<size_t>(&plan - plans_.data())], plan, piece - plan.first_piece,
-             scratch_[static_cast<size_t>(thread)]);
+    RunPiece(tasks[&plan - plans_.data()], plan, piece - plan.first_piece, scratch_[thread]);
   });
 }
 

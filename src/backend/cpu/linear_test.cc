@@ -26,8 +26,7 @@ std::vector<float> Values(const HostWeight& host) {
 double Dot(const std::vector<float>& weight, int64_t row, const float* x, int64_t cols) {
   double sum = 0;
   for (int64_t k = 0; k < cols; ++k) {
-    sum += static_cast<double>(weight[static_cast<size_t>(row * cols + k)]) *
-           static_cast<double>(x[k]);
+    sum += static_cast<double>(weight[row * cols + k]) * static_cast<double>(x[k]);
   }
   return sum;
 }
@@ -58,7 +57,7 @@ TEST_F(LinearTest, GathersRowsAndWritesAsAsked) {
     const std::vector<float> a = Values(first), b = Values(second);
     for (const auto then :
          {LinearTask::Then::kStore, LinearTask::Then::kAdd, LinearTask::Then::kSiluTimes}) {
-      std::vector<float> out(static_cast<size_t>(num_rows * rows), 0.5f);
+      std::vector<float> out(num_rows * rows, 0.5f);
       LinearTask task;
       task.weight = weight.get();
       task.second = then == LinearTask::Then::kSiluTimes ? other.get() : nullptr;
@@ -72,14 +71,14 @@ TEST_F(LinearTest, GathersRowsAndWritesAsAsked) {
 
       std::vector<float> expected(out.size());
       for (int64_t i = 0; i < num_rows; ++i) {
-        const float* const row = x.data() + gather[static_cast<size_t>(i)] * cols;
+        const float* const row = x.data() + gather[i] * cols;
         for (int64_t r = 0; r < rows; ++r) {
           double value = Dot(a, r, row, cols);
           if (then == LinearTask::Then::kAdd) value += 0.5;
           if (then == LinearTask::Then::kSiluTimes) {
             value = value / (1.0 + std::exp(-value)) * Dot(b, r, row, cols);
           }
-          expected[static_cast<size_t>(i * rows + r)] = static_cast<float>(value);
+          expected[i * rows + r] = static_cast<float>(value);
         }
       }
       EXPECT_LE(RelativeError(out, expected), format.bits > 0 ? 4e-5 : 1e-6)
@@ -156,7 +155,7 @@ TEST_F(LinearTest, OnePlaneMultipliesRoundedActivations) {
       const HostWeight host =
           RandomWeight({.bits = bits, .group_size = block, .symmetric = symmetric}, rows, cols, 2);
       const auto weight = Prepared(host);
-      std::vector<float> out(static_cast<size_t>(num_rows * rows));
+      std::vector<float> out(num_rows * rows);
       LinearTask task;
       task.weight = weight.get();
       task.x = x.data();

@@ -24,13 +24,11 @@ std::span<float> HostLogits::Resize(int64_t rows) {
 }
 
 std::span<float> HostLogits::Row(int64_t row) {
-  return std::span(values_).subspan(static_cast<size_t>(row * vocab_size_),
-                                    static_cast<size_t>(vocab_size_));
+  return std::span(values_).subspan(row * vocab_size_, vocab_size_);
 }
 
 std::span<const float> HostLogits::Row(int64_t row) const {
-  return std::span(values_).subspan(static_cast<size_t>(row * vocab_size_),
-                                    static_cast<size_t>(vocab_size_));
+  return std::span(values_).subspan(row * vocab_size_, vocab_size_);
 }
 
 void HostLogits::Read(int64_t first, std::span<float> out) const {
@@ -47,8 +45,7 @@ void HostLogits::Score(std::span<const int32_t> targets, std::span<TokenScore> s
     const std::span<const float> logits = Row(row);
     const size_t i = static_cast<size_t>(row);
     const double log_sum = LogSumExp(logits);
-    scores[i] = {static_cast<double>(logits[static_cast<size_t>(targets[i])]) - log_sum, log_sum,
-                 ArgMax(logits)};
+    scores[i] = {static_cast<double>(logits[targets[i]]) - log_sum, log_sum, ArgMax(logits)};
   });
 }
 
@@ -56,7 +53,7 @@ void HostLogits::Sample(std::span<const SamplingRow> rows, std::span<Sampled> ou
   NIBBLE_CHECK(static_cast<int64_t>(rows.size()) == num_rows_ && out.size() == rows.size());
   pool_->ParallelFor(num_rows_, [&](int64_t row, int thread) {
     const size_t i = static_cast<size_t>(row);
-    out[i] = samplers_[static_cast<size_t>(thread)].Sample(rows[i], Row(row));
+    out[i] = samplers_[thread].Sample(rows[i], Row(row));
   });
 }
 

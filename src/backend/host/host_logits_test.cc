@@ -44,9 +44,8 @@ TEST_F(HostLogitsTest, ScoresEveryRowsTarget) {
     EXPECT_TRUE(scores[row].finite());
     EXPECT_EQ(scores[row].log_sum, LogSumExp(Row(row)));
     EXPECT_EQ(scores[row].best, ArgMax(Row(row)));
-    EXPECT_EQ(
-        scores[row].log_probability,
-        static_cast<double>(Row(row)[static_cast<size_t>(targets[row])]) - scores[row].log_sum);
+    EXPECT_EQ(scores[row].log_probability,
+              static_cast<double>(Row(row)[targets[row]]) - scores[row].log_sum);
   }
   EXPECT_FALSE(scores[1].finite());  // and its mates are as they were
 }

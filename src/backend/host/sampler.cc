@@ -35,24 +35,22 @@ void Sampler::Penalise(const SamplingRow& row, std::span<float> logits) {
     return;
   }
   counts_.resize(logits.size(), 0);
-  const auto see = [&](int32_t id) {
-    raw_of_penalised_.emplace_back(id, logits[static_cast<size_t>(id)]);
-  };
+  const auto see = [&](int32_t id) { raw_of_penalised_.emplace_back(id, logits[id]); };
   for (const int32_t id : row.output) {
-    if (counts_[static_cast<size_t>(id)]++ == 0) see(id);
+    if (counts_[id]++ == 0) see(id);
   }
   for (const int32_t id : row.prompt) {
-    if (counts_[static_cast<size_t>(id)] != 0) continue;
-    counts_[static_cast<size_t>(id)] = -1;  // seen, but not in the output
+    if (counts_[id] != 0) continue;
+    counts_[id] = -1;  // seen, but not in the output
     see(id);
   }
   for (const auto& [id, raw] : raw_of_penalised_) {
-    const int32_t count = std::max(std::exchange(counts_[static_cast<size_t>(id)], 0), 0);
+    const int32_t count = std::max(std::exchange(counts_[id], 0), 0);
     double value = static_cast<double>(raw);
     value = value > 0 ? value / params.repetition_penalty : value * params.repetition_penalty;
     value -= params.frequency_penalty * count;
     if (count > 0) value -= params.presence_penalty;
-    logits[static_cast<size_t>(id)] = static_cast<float>(value);
+    logits[id] = static_cast<float>(value);
   }
 }
 
@@ -68,14 +66,14 @@ void Sampler::Filter(const SamplingParams& params) {
   order_.resize(vocab);
   std::iota(order_.begin(), order_.end(), 0);
   const auto more_likely = [this](int32_t a, int32_t b) {
-    const double pa = probabilities_[static_cast<size_t>(a)];
-    const double pb = probabilities_[static_cast<size_t>(b)];
+    const double pa = probabilities_[a];
+    const double pb = probabilities_[b];
     return pa != pb ? pa > pb : a < b;
   };
   if (filter_k) {
     const auto kth = order_.begin() + (params.top_k - 1);
     std::nth_element(order_.begin(), kth, order_.end(), more_likely);
-    const double threshold = probabilities_[static_cast<size_t>(*kth)];
+    const double threshold = probabilities_[*kth];
     for (double& p : probabilities_) {
       if (p < threshold) p = 0;
     }
@@ -95,9 +93,9 @@ void Sampler::Filter(const SamplingParams& params) {
       std::partial_sort(from, order_.begin() + static_cast<std::ptrdiff_t>(sorted), order_.end(),
                         more_likely);
     }
-    above += probabilities_[static_cast<size_t>(order_[kept++])];
+    above += probabilities_[order_[kept++]];
   }
-  for (size_t i = kept; i < vocab; ++i) probabilities_[static_cast<size_t>(order_[i])] = 0;
+  for (size_t i = kept; i < vocab; ++i) probabilities_[order_[i]] = 0;
 }
 
 Sampled Sampler::Sample(const SamplingRow& row, std::span<float> logits) {
@@ -106,20 +104,19 @@ Sampled Sampler::Sample(const SamplingRow& row, std::span<float> logits) {
   const double log_sum = LogSumExp(logits);  // of the untouched model
   if (!std::isfinite(log_sum)) return {.log_sum = log_sum};
   if (static_cast<int64_t>(row.output.size()) < params.min_tokens) {
-    for (const int32_t id : row.end_ids) logits[static_cast<size_t>(id)] = kMasked;
-    for (const int32_t id : params.stop_token_ids) logits[static_cast<size_t>(id)] = kMasked;
+    for (const int32_t id : row.end_ids) logits[id] = kMasked;
+    for (const int32_t id : params.stop_token_ids) logits[id] = kMasked;
   }
   Penalise(row, logits);
   const auto chosen = [&](int32_t token) {
     const auto penalised = std::find_if(raw_of_penalised_.begin(), raw_of_penalised_.end(),
                                         [&](const auto& pair) { return pair.first == token; });
-    const float raw = penalised != raw_of_penalised_.end() ? penalised->second
-                                                           : logits[static_cast<size_t>(token)];
+    const float raw = penalised != raw_of_penalised_.end() ? penalised->second : logits[token];
     return Sampled{token, static_cast<double>(raw) - log_sum, log_sum};
   };
 
   const int32_t best = ArgMax(logits);
-  const double largest = static_cast<double>(logits[static_cast<size_t>(best)]);
+  const double largest = static_cast<double>(logits[best]);
   if (params.greedy() || !std::isfinite(largest)) return chosen(best);  // all may be masked
 
   probabilities_.resize(logits.size());

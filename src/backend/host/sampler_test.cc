@@ -148,7 +148,7 @@ int32_t DrawSlowly(const SamplingParams& params, const std::vector<float>& logit
   for (double& value : p) value = value < floor ? 0 : value;
   normalise();
   if (params.top_k > 0 && params.top_k < static_cast<int64_t>(vocab)) {
-    const double kth = p[order[static_cast<size_t>(params.top_k - 1)]];
+    const double kth = p[order[params.top_k - 1]];
     for (double& value : p) value = value < kth ? 0 : value;
     normalise();
   }

@@ -27,7 +27,7 @@ void ReferenceAlgebra::GramUpdate(const Activation& x, const int32_t* rows, int6
 // J), and J M^-1 J is upper triangular: it is U. No inverse of H is formed.
 int64_t ReferenceAlgebra::InverseCholesky(float* h, int64_t n) {
   const auto at = [n](int64_t row, int64_t col) { return static_cast<size_t>(row * n + col); };
-  std::vector<double> m(static_cast<size_t>(n * n), 0.0);
+  std::vector<double> m(n * n, 0.0);
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j <= i; ++j) {
       // Element (i, j) of J H J is H(n-1-i, n-1-j); j <= i puts it in the upper triangle.
@@ -42,7 +42,7 @@ int64_t ReferenceAlgebra::InverseCholesky(float* h, int64_t n) {
     }
   }
 
-  std::vector<double> inverse(static_cast<size_t>(n * n), 0.0);  // of m, column by column
+  std::vector<double> inverse(n * n, 0.0);  // of m, column by column
   for (int64_t j = 0; j < n; ++j) {
     inverse[at(j, j)] = 1.0 / m[at(j, j)];
     for (int64_t i = j + 1; i < n; ++i) {

@@ -13,7 +13,7 @@ namespace {
 
 std::vector<float> RandomMatrix(int64_t rows, int64_t cols, uint32_t seed) {
   std::mt19937 generator(seed);
-  std::vector<float> values(static_cast<size_t>(rows * cols));
+  std::vector<float> values(rows * cols);
   for (float& value : values) value = static_cast<float>(generator()) * 0x1p-31f - 1.0f;
   return values;
 }
@@ -21,9 +21,9 @@ std::vector<float> RandomMatrix(int64_t rows, int64_t cols, uint32_t seed) {
 // H + I over rows of x, with a mark in the strict lower triangle, which must not be touched.
 constexpr float kMark = -77.0f;
 std::vector<float> MarkedIdentity(int64_t n) {
-  std::vector<float> h(static_cast<size_t>(n * n), 0.0f);
+  std::vector<float> h(n * n, 0.0f);
   for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j <= i; ++j) h[static_cast<size_t>(i * n + j)] = i == j ? 1.0f : kMark;
+    for (int64_t j = 0; j <= i; ++j) h[i * n + j] = i == j ? 1.0f : kMark;
   }
   return h;
 }
@@ -39,16 +39,16 @@ TEST(ReferenceAlgebra, InverseCholeskyGivesTheFactorOfTheInverse) {
 
     // U H U^T = I, since H^-1 = U^T U; H is symmetric with its upper triangle stored.
     const auto full = [&](int64_t i, int64_t j) {
-      return static_cast<double>(h[static_cast<size_t>(std::min(i, j) * n + std::max(i, j))]);
+      return static_cast<double>(h[std::min(i, j) * n + std::max(i, j)]);
     };
     const auto upper = [&](int64_t i, int64_t j) {
-      return j < i ? 0.0 : static_cast<double>(u[static_cast<size_t>(i * n + j)]);
+      return j < i ? 0.0 : static_cast<double>(u[i * n + j]);
     };
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = 0; j < n; ++j) {
         if (j < i) {
-          EXPECT_EQ(u[static_cast<size_t>(i * n + j)], kMark);
-          EXPECT_EQ(h[static_cast<size_t>(i * n + j)], kMark);
+          EXPECT_EQ(u[i * n + j], kMark);
+          EXPECT_EQ(h[i * n + j], kMark);
         }
         double sum = 0;
         for (int64_t a = 0; a < n; ++a) {

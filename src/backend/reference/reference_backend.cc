@@ -43,7 +43,7 @@ class ReferenceWeight final : public Weight {
     }
     return bytes;
   }
-  const Matrix& matrix(int64_t index) const { return parts_.at(static_cast<size_t>(index)); }
+  const Matrix& matrix(int64_t index) const { return parts_.at(index); }
 
  private:
   std::vector<Matrix> parts_;
@@ -87,8 +87,7 @@ void Rotate(float* heads, int64_t num_heads, int64_t head_dim, int32_t position,
             const Rotary& rotary) {
   const int64_t half = static_cast<int64_t>(rotary.inverse_frequencies.size());
   for (int64_t i = 0; i < half; ++i) {
-    const float angle =
-        static_cast<float>(position) * rotary.inverse_frequencies[static_cast<size_t>(i)];
+    const float angle = static_cast<float>(position) * rotary.inverse_frequencies[i];
     const double factor = static_cast<double>(rotary.factor);
     const double cosine = std::cos(static_cast<double>(angle)) * factor;
     const double sine = std::sin(static_cast<double>(angle)) * factor;
@@ -197,7 +196,7 @@ void ChooseExperts(const RouterShape& shape, std::span<const float> logits, cons
     chosen_sum += scores[best];
   }
   for (size_t i = 0; i < experts.size(); ++i) {
-    const double score = scores[static_cast<size_t>(experts[i])];
+    const double score = scores[experts[i]];
     weights[i] = static_cast<float>((shape.renormalise ? score / chosen_sum : score) *
                                     static_cast<double>(shape.scale));
   }
@@ -298,7 +297,7 @@ void ReferenceBackend::Embed(const Weight& table, Activation& x) {
   const Matrix& rows = Part(&table, 0, table.rows(), table.cols());
   x.Resize(batch_->num_tokens(), rows.cols);
   for (int64_t t = 0; t < x.rows; ++t) {
-    const int32_t token = batch_->tokens[static_cast<size_t>(t)];
+    const int32_t token = batch_->tokens[t];
     NIBBLE_CHECK(token >= 0 && token < rows.rows);
     std::copy_n(rows.row(token), x.cols, HostRow(x, t));
   }
@@ -331,14 +330,13 @@ void ReferenceBackend::NormQkvRopeStore(const Activation& x, const AttentionShap
     }
   };
 
-  std::vector<float> k(static_cast<size_t>(kv_rows));
-  std::vector<float> v(static_cast<size_t>(kv_rows));
+  std::vector<float> k(kv_rows);
+  std::vector<float> v(kv_rows);
   for (int64_t s = 0; s < batch_->num_sequences(); ++s) {
     const auto blocks = batch_->blocks(s);
-    for (int64_t t = batch_->starts[static_cast<size_t>(s)];
-         t < batch_->starts[static_cast<size_t>(s + 1)]; ++t) {
+    for (int64_t t = batch_->starts[s]; t < batch_->starts[s + 1]; ++t) {
       RmsNorm(HostRow(x, t), Vector(w.norm, x.cols), x.cols, shape.norm_eps, HostRow(normed, t));
-      const int32_t position = batch_->positions[static_cast<size_t>(t)];
+      const int32_t position = batch_->positions[t];
       Multiply(query, HostRow(normed, t), HostRow(q, t));
       Multiply(key, HostRow(normed, t), k.data());
       Multiply(value, HostRow(normed, t), v.data());
@@ -350,7 +348,7 @@ void ReferenceBackend::NormQkvRopeStore(const Activation& x, const AttentionShap
       Rotate(HostRow(q, t), shape.num_heads, dim, position, shape.rotary);
       Rotate(k.data(), shape.num_kv_heads, dim, position, shape.rotary);
 
-      const int64_t block = blocks[static_cast<size_t>(position / kv.block_size)];
+      const int64_t block = blocks[position / kv.block_size];
       const int64_t slot = position % kv.block_size;
       for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
         PageRow(kv, block, true, head, slot).Store(k.data() + head * dim);
@@ -373,23 +371,21 @@ void ReferenceBackend::Attention(const Activation& q, const AttentionShape& shap
   const float* const sinks = w.sinks != nullptr ? Vector(w.sinks, num_heads) : nullptr;
 
   std::vector<double> scores;
-  std::vector<double> sum(static_cast<size_t>(head_dim));
+  std::vector<double> sum(head_dim);
   for (int64_t s = 0; s < batch_->num_sequences(); ++s) {
     const auto blocks = batch_->blocks(s);
-    for (int64_t t = batch_->starts[static_cast<size_t>(s)];
-         t < batch_->starts[static_cast<size_t>(s + 1)]; ++t) {
-      const int64_t position = batch_->positions[static_cast<size_t>(t)];
+    for (int64_t t = batch_->starts[s]; t < batch_->starts[s + 1]; ++t) {
+      const int64_t position = batch_->positions[t];
       const int64_t window = shape.sliding_window;
       const int64_t first = window > 0 ? std::max<int64_t>(0, position + 1 - window) : 0;
       for (int64_t head = 0; head < num_heads; ++head) {
         const int64_t kv_head = head / heads_per_kv_head;
         const float* query = HostRow(q, t) + head * head_dim;
         const auto row = [&](bool key, int64_t p) {
-          return PageRow(kv, blocks[static_cast<size_t>(p / kv.block_size)], key, kv_head,
-                         p % kv.block_size);
+          return PageRow(kv, blocks[p / kv.block_size], key, kv_head, p % kv.block_size);
         };
 
-        scores.assign(static_cast<size_t>(position + 1 - first), 0.0);
+        scores.assign(position + 1 - first, 0.0);
         double largest = sinks != nullptr ? static_cast<double>(sinks[head])
                                           : -std::numeric_limits<double>::infinity();
         for (int64_t p = first; p <= position; ++p) {
@@ -398,7 +394,7 @@ void ReferenceBackend::Attention(const Activation& q, const AttentionShape& shap
           for (int64_t d = 0; d < head_dim; ++d) {
             dot += static_cast<double>(query[d]) * key[d];
           }
-          scores[static_cast<size_t>(p - first)] = dot * scale;
+          scores[p - first] = dot * scale;
           largest = std::max(largest, dot * scale);
         }
         double total =
@@ -407,13 +403,13 @@ void ReferenceBackend::Attention(const Activation& q, const AttentionShape& shap
         std::fill(sum.begin(), sum.end(), 0.0);
         for (int64_t p = first; p <= position; ++p) {
           const PageRow value = row(false, p);
-          const double weight = scores[static_cast<size_t>(p - first)] / total;
+          const double weight = scores[p - first] / total;
           for (int64_t d = 0; d < head_dim; ++d) {
-            sum[static_cast<size_t>(d)] += weight * value[d];
+            sum[d] += weight * value[d];
           }
         }
         for (int64_t d = 0; d < head_dim; ++d) {
-          HostRow(out, t)[head * head_dim + d] = static_cast<float>(sum[static_cast<size_t>(d)]);
+          HostRow(out, t)[head * head_dim + d] = static_cast<float>(sum[d]);
         }
       }
     }
@@ -473,7 +469,7 @@ void ReferenceBackend::RouteShared(const Activation& h, const Weight* gate, Rout
   const Matrix& matrix = Part(gate, 0, 1, h.cols);
   for (int64_t t = 0; t < h.rows; ++t) {
     const float weight = static_cast<float>(Sigmoid(Dot(matrix.row(0), HostRow(h, t), h.cols)));
-    table.weights[static_cast<size_t>(t)] = table.slot_weights[static_cast<size_t>(t)] = weight;
+    table.weights[t] = table.slot_weights[t] = weight;
   }
 }
 
@@ -488,7 +484,7 @@ void ReferenceBackend::GateUp(const Activation& h, const Routing& routing, const
          ++slot) {
       const Matrix& gate = Part(w.gate_up, 2 * (e - w.first_expert), middle, h.cols);
       const Matrix& up = Part(w.gate_up, 2 * (e - w.first_expert) + 1, middle, h.cols);
-      const float* x = HostRow(h, table.slot_tokens[static_cast<size_t>(slot)]);
+      const float* x = HostRow(h, table.slot_tokens[slot]);
       for (int64_t i = 0; i < middle; ++i) {
         HostRow(g, slot)[i] =
             static_cast<float>(Silu(Dot(gate.row(i), x, h.cols)) * Dot(up.row(i), x, h.cols));
@@ -501,18 +497,17 @@ void ReferenceBackend::DownResidual(const Activation& g, const Routing& routing,
                                     const ExpertWeights& w, Activation& x) {
   const RoutingTable& table = HostTable(routing);
   NIBBLE_CHECK(g.rows == table.num_slots());
-  std::vector<double> sums(static_cast<size_t>(x.rows * x.cols), 0.0);
+  std::vector<double> sums(x.rows * x.cols, 0.0);
   for (int64_t e = 0; e < table.num_experts; ++e) {
     const size_t expert = static_cast<size_t>(e);
     for (int64_t slot = table.expert_starts[expert]; slot < table.expert_starts[expert + 1];
          ++slot) {
       const Matrix& down = Part(w.down, e - w.first_expert, x.cols, g.cols);
-      const int64_t token = table.slot_tokens[static_cast<size_t>(slot)];
+      const int64_t token = table.slot_tokens[slot];
       NIBBLE_CHECK(token >= 0 && token < x.rows);
-      const double weight = static_cast<double>(table.slot_weights[static_cast<size_t>(slot)]);
+      const double weight = static_cast<double>(table.slot_weights[slot]);
       for (int64_t i = 0; i < x.cols; ++i) {
-        sums[static_cast<size_t>(token * x.cols + i)] +=
-            weight * Dot(down.row(i), HostRow(g, slot), g.cols);
+        sums[token * x.cols + i] += weight * Dot(down.row(i), HostRow(g, slot), g.cols);
       }
     }
   }
@@ -526,7 +521,7 @@ void ReferenceBackend::Head(const Activation& x, const HeadWeights& w,
   HostLogits& host = static_cast<HostLogits&>(logits);
   const Matrix& head = Part(w.head, 0, host.vocab_size(), x.cols);
   host.Resize(static_cast<int64_t>(rows.size()));
-  std::vector<float> normed(static_cast<size_t>(x.cols));
+  std::vector<float> normed(x.cols);
   for (size_t i = 0; i < rows.size(); ++i) {
     NIBBLE_CHECK(rows[i] >= 0 && rows[i] < x.rows);
     RmsNorm(HostRow(x, rows[i]), Vector(w.norm, x.cols), x.cols, w.norm_eps, normed.data());

@@ -22,7 +22,7 @@ ModelSpec Read(const ModelConfig& config) {
   spec.vocab_size = config.vocab_size;
   spec.hidden_size = config.hidden_size;
   spec.max_positions = config.max_positions;
-  spec.layers.assign(static_cast<size_t>(config.num_layers), layer);
+  spec.layers.assign(config.num_layers, layer);
   spec.norm_eps = eps;
   return spec;
 }

@@ -35,7 +35,7 @@ std::vector<QuantizedLinear> Solve(const Recipe& recipe, DType scale_dtype,
     for (int64_t i = 0; i < solver.num_chunks(); ++i) chunks.push_back({&solver, i});
   }
   algebra.threads().ParallelFor(static_cast<int64_t>(chunks.size()), [&](int64_t index, int) {
-    const Chunk& chunk = chunks[static_cast<size_t>(index)];
+    const Chunk& chunk = chunks[index];
     chunk.solver->SolveChunk(chunk.index, factored, algebra);
   });
 

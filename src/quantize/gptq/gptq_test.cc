@@ -26,7 +26,7 @@ struct Problem {
   std::vector<float> x;  // [tokens, cols]
 
   std::vector<float> Hessian() const {
-    std::vector<float> h(static_cast<size_t>(cols * cols), 0.0f);
+    std::vector<float> h(cols * cols, 0.0f);
     ReferenceAlgebra().GramUpdate(BorrowHost(x.data(), tokens, cols), nullptr, 0, tokens, h.data());
     return h;
   }
@@ -37,7 +37,7 @@ struct Problem {
 Problem RandomProblem(int64_t rows, int64_t cols, int64_t tokens, uint32_t seed) {
   std::mt19937 generator(seed);
   std::normal_distribution<float> normal;
-  std::vector<float> w(static_cast<size_t>(rows * cols));
+  std::vector<float> w(rows * cols);
   for (float& value : w) value = 0.05f * normal(generator);
   Problem problem{rows, cols, tokens, FromFloat(w, DType::kBF16, Shape{rows, cols}), {}};
   for (int64_t token = 0; token < tokens; ++token) {
@@ -108,7 +108,7 @@ double OutputError(const Problem& problem, const PackedTensor& packed) {
       for (int64_t k = 0; k < problem.cols; ++k) {
         const auto at = static_cast<size_t>(row * problem.cols + k);
         y += static_cast<double>(w[at] - decoded[at]) *
-             static_cast<double>(problem.x[static_cast<size_t>(token * problem.cols + k)]);
+             static_cast<double>(problem.x[token * problem.cols + k]);
       }
       sum += 2 * y * y;
     }
@@ -123,8 +123,8 @@ double OutputEnergy(const Problem& problem) {
     for (int64_t token = 0; token < problem.tokens; ++token) {
       double y = 0;
       for (int64_t k = 0; k < problem.cols; ++k) {
-        y += static_cast<double>(w[static_cast<size_t>(row * problem.cols + k)]) *
-             static_cast<double>(problem.x[static_cast<size_t>(token * problem.cols + k)]);
+        y += static_cast<double>(w[row * problem.cols + k]) *
+             static_cast<double>(problem.x[token * problem.cols + k]);
       }
       sum += 2 * y * y;
     }
@@ -243,8 +243,7 @@ TEST(Gptq, GroupOrderStoresWhereEachColumnsScaleIs) {
   const QuantizedLinear result = Solve(recipe, problem);
   ASSERT_TRUE(result.packed.g_idx.has_value());
   std::vector<int> histogram(3);
-  for (const int32_t group : result.packed.g_idx->As<int32_t>())
-    ++histogram.at(static_cast<size_t>(group));
+  for (const int32_t group : result.packed.g_idx->As<int32_t>()) ++histogram.at(group);
   EXPECT_THAT(histogram, ElementsAre(32, 32, 32));
   EXPECT_LT(result.report.ratio_to_rtn(), 0.9);
   EXPECT_NEAR(result.report.relative_error,
@@ -277,7 +276,7 @@ TEST(Gptq, StaticOrderFollowsThePermutationOfItsInputs) {
 TEST(Gptq, ColumnsThatWereAlwaysZeroKeepTheirRounding) {
   Problem problem = RandomProblem(12, 64, 100, 4);
   for (int64_t token = 0; token < problem.tokens; ++token) {
-    for (const int64_t k : {0, 30, 63}) problem.x[static_cast<size_t>(token * 64 + k)] = 0;
+    for (const int64_t k : {0, 30, 63}) problem.x[token * 64 + k] = 0;
   }
   Recipe recipe = SmallRecipe(32);
   ReferenceAlgebra algebra;
@@ -380,7 +379,7 @@ TEST(Gptq, BytesDoNotDependOnThreadsOrNesting) {
   EXPECT_EQ(Words(Solve(recipe, problem, *b, problem.Hessian()).packed), expected);
   std::vector<std::vector<uint32_t>> nested(3);
   b->threads().ParallelFor(3, [&](int64_t i, int) {
-    nested[static_cast<size_t>(i)] = Words(Solve(recipe, problem, *b, problem.Hessian()).packed);
+    nested[i] = Words(Solve(recipe, problem, *b, problem.Hessian()).packed);
   });
   for (const auto& words : nested) EXPECT_EQ(words, expected);
 }

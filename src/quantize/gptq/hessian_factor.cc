@@ -17,13 +17,13 @@ constexpr int64_t kTile = 64;  // of the transposition: two tiles of floats stay
 HessianFactor::HessianFactor(const Recipe& recipe, float* h, int64_t n, GptqAlgebra& algebra)
     : recipe_(&recipe), h_(h), n_(n), algebra_(&algebra) {
   SaveLower();
-  order_.resize(static_cast<size_t>(n));
+  order_.resize(n);
   std::iota(order_.begin(), order_.end(), 0);
   // With a NaN the diagonal has no order; the caller rejects such an H by FindNonFinite.
   if (recipe.act_order != ActOrder::kNone && FindNonFinite() < 0) {
     std::sort(order_.begin(), order_.end(), [&](int32_t a, int32_t b) {
-      const float at_a = diagonal_[static_cast<size_t>(a)];
-      const float at_b = diagonal_[static_cast<size_t>(b)];
+      const float at_a = diagonal_[a];
+      const float at_b = diagonal_[b];
       if (at_a > at_b) return true;
       return at_a == at_b && a < b;
     });
@@ -46,16 +46,16 @@ void HessianFactor::SaveLower() {
       }
     }
   });
-  diagonal_.resize(static_cast<size_t>(n_));
-  for (int64_t i = 0; i < n_; ++i) diagonal_[static_cast<size_t>(i)] = h_[i * n_ + i];
+  diagonal_.resize(n_);
+  for (int64_t i = 0; i < n_; ++i) diagonal_[i] = h_[i * n_ + i];
 }
 
 // The upper triangle in sweep order, the diagonal left out.
 void HessianFactor::RestoreUpper() {
   algebra_->threads().ParallelFor(n_, [&](int64_t i, int) {
-    const int64_t row = order_[static_cast<size_t>(i)];
+    const int64_t row = order_[i];
     for (int64_t j = i + 1; j < n_; ++j) {
-      const int64_t col = order_[static_cast<size_t>(j)];
+      const int64_t col = order_[j];
       h_[i * n_ + j] = h_[std::max(row, col) * n_ + std::min(row, col)];
     }
   });
@@ -67,7 +67,7 @@ int64_t HessianFactor::num_dead() const {
 
 int64_t HessianFactor::FindNonFinite() const {
   for (int64_t i = 0; i < n_; ++i) {
-    if (!std::isfinite(diagonal_[static_cast<size_t>(i)])) return i;
+    if (!std::isfinite(diagonal_[i])) return i;
   }
   return -1;
 }
@@ -76,12 +76,12 @@ int64_t HessianFactor::FindNonFinite() const {
 std::vector<double> HessianFactor::QuadraticForms(const float* x, int64_t count) const {
   const int64_t panel_rows = n_ <= 1024 ? 128 : 512;
   const int64_t panels = CeilDiv(n_, panel_rows);
-  std::vector<double> parts(static_cast<size_t>(panels * count));
+  std::vector<double> parts(panels * count);
   algebra_->threads().ParallelFor(panels, [&](int64_t panel, int) {
     const int64_t first = panel * panel_rows;
     const int64_t rows = std::min(panel_rows, n_ - first);
     const int64_t next = first + rows;
-    std::vector<float> y(static_cast<size_t>(rows * count));
+    std::vector<float> y(rows * count);
     algebra_->TransposedMultiplyAdd(1.0f, h_ + first * n_ + first, n_, x + first * count, count,
                                     y.data(), count, rows, count, rows);
     algebra_->TransposedMultiplyAdd(2.0f, h_ + next * n_ + first, n_, x + next * count, count,
@@ -95,7 +95,7 @@ std::vector<double> HessianFactor::QuadraticForms(const float* x, int64_t count)
       }
     }
   });
-  std::vector<double> sums(static_cast<size_t>(count));
+  std::vector<double> sums(count);
   for (size_t i = 0; i < parts.size(); ++i) sums[i % sums.size()] += parts[i];
   return sums;
 }
@@ -111,7 +111,7 @@ bool HessianFactor::Factor() {
     damping_added_ = static_cast<float>(dampening_ * mean);
     if (!upper_is_intact) RestoreUpper();
     for (int64_t i = 0; i < n_; ++i) {
-      const float value = diagonal_[static_cast<size_t>(order_[static_cast<size_t>(i)])];
+      const float value = diagonal_[order_[i]];
       h_[i * n_ + i] = (value == 0 ? 1.0f : value) + damping_added_;
     }
     if (algebra_->InverseCholesky(h_, n_) < 0) return true;

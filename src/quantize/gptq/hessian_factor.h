@@ -23,7 +23,7 @@ class HessianFactor {
   int64_t size() const { return n_; }
   // Of H, in the order of the weights.
   std::span<const float> diagonal() const { return diagonal_; }
-  bool is_dead(int64_t column) const { return diagonal_[static_cast<size_t>(column)] == 0; }
+  bool is_dead(int64_t column) const { return diagonal_[column] == 0; }
   int64_t num_dead() const;
   // The column at each position of the sweep: the identity, or by decreasing diagonal.
   std::span<const int32_t> order() const { return order_; }

@@ -17,7 +17,7 @@ using ::testing::ElementsAre;
 std::vector<float> RandomGram(int64_t n) {
   std::mt19937 generator(4);
   std::normal_distribution<float> normal;
-  std::vector<float> x(static_cast<size_t>(3 * n * n)), h(static_cast<size_t>(n * n));
+  std::vector<float> x(3 * n * n), h(static_cast<size_t>(n * n));
   for (size_t i = 0; i < x.size(); ++i) {
     x[i] = normal(generator) * (1.0f + static_cast<float>(i % static_cast<size_t>(n)));
   }
@@ -29,10 +29,9 @@ std::vector<float> RandomGram(int64_t n) {
 void ExpectFactors(const HessianFactor& factor, const std::vector<float>& gram) {
   const int64_t n = factor.size();
   const auto h = [&](int64_t i, int64_t j) {
-    const int64_t a = factor.order()[static_cast<size_t>(i)];
-    const int64_t b = factor.order()[static_cast<size_t>(j)];
-    const double value =
-        2 * static_cast<double>(gram[static_cast<size_t>(std::min(a, b) * n + std::max(a, b))]);
+    const int64_t a = factor.order()[i];
+    const int64_t b = factor.order()[j];
+    const double value = 2 * static_cast<double>(gram[std::min(a, b) * n + std::max(a, b)]);
     return i == j ? value + static_cast<double>(factor.damping_added()) : value;
   };
   const auto u = [&](int64_t i, int64_t j) {
@@ -64,8 +63,7 @@ TEST(HessianFactor, FactorsTheInverseInNaturalAndInActivationOrder) {
       EXPECT_THAT(factor.order(), ElementsAre(0, 1, 2, 3, 4, 5, 6, 7, 8));
     } else {
       for (size_t i = 1; i < 9; ++i) {
-        EXPECT_GE(factor.diagonal()[static_cast<size_t>(factor.order()[i - 1])],
-                  factor.diagonal()[static_cast<size_t>(factor.order()[i])]);
+        EXPECT_GE(factor.diagonal()[factor.order()[i - 1]], factor.diagonal()[factor.order()[i]]);
       }
     }
     ExpectFactors(factor, gram);
@@ -84,8 +82,8 @@ TEST(HessianFactor, QuadraticFormsAreOfTheWholeSymmetricMatrix) {
 TEST(HessianFactor, QuadraticFormsDoNotDependOnPanels) {
   ReferenceAlgebra algebra;
   const Recipe recipe;
-  constexpr int64_t kSize = 301;                                   // of three panels
-  std::vector<float> h(static_cast<size_t>(kSize * kSize), 1.0f);  // H is all twos
+  constexpr int64_t kSize = 301;              // of three panels
+  std::vector<float> h(kSize * kSize, 1.0f);  // H is all twos
   const HessianFactor factor(recipe, h.data(), kSize, algebra);
   std::vector<float> x;
   double sum = 0;

@@ -65,7 +65,7 @@ void TransposeInOrder(const float* from, int64_t rows, int64_t cols, std::span<c
     const int64_t last = std::min(first + kTile, cols);
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t i = first; i < last; ++i) {
-        to[i * to_rows + row] = from[row * cols + order[Size(i)]];
+        to[i * to_rows + row] = from[row * cols + order[i]];
       }
     }
     for (int64_t i = first; i < last; ++i) {
@@ -82,7 +82,7 @@ void TransposeBack(const int8_t* from, int64_t rows, int64_t cols, std::span<con
     const int64_t last = std::min(first + kTile, rows);
     for (int64_t i = 0; i < cols; ++i) {
       for (int64_t row = first; row < last; ++row) {
-        to[row * cols + order[Size(i)]] = from[i * from_rows + row];
+        to[row * cols + order[i]] = from[i * from_rows + row];
       }
     }
   }
@@ -173,15 +173,15 @@ LinearSolver::LinearSolver(const Recipe& recipe, DType scale_dtype, const DenseL
   NIBBLE_CHECK(factor == nullptr || factor->size() == cols_);
   chunk_rows_ = ChunkRows(rows_);
 
-  order_.resize(Size(cols_));
-  group_at_.resize(Size(cols_));
-  group_of_.resize(Size(cols_));
+  order_.resize(cols_);
+  group_at_.resize(cols_);
+  group_of_.resize(cols_);
   const bool ordered_groups = recipe.act_order == ActOrder::kGroup && factor != nullptr;
   for (int64_t i = 0; i < cols_; ++i) {
-    const int32_t column = factor != nullptr ? factor->order()[Size(i)] : static_cast<int32_t>(i);
-    order_[Size(i)] = column;
-    group_at_[Size(i)] = static_cast<int32_t>((ordered_groups ? i : column) / group_size_);
-    group_of_[Size(column)] = group_at_[Size(i)];
+    const int32_t column = factor != nullptr ? factor->order()[i] : static_cast<int32_t>(i);
+    order_[i] = column;
+    group_at_[i] = static_cast<int32_t>((ordered_groups ? i : column) / group_size_);
+    group_of_[column] = group_at_[i];
   }
   if (factor != nullptr) {
     for (int32_t k = 0; k < cols_; ++k) {
@@ -192,7 +192,7 @@ LinearSolver::LinearSolver(const Recipe& recipe, DType scale_dtype, const DenseL
     if (factor != nullptr) {
       importance_.assign(factor->diagonal().begin(), factor->diagonal().end());
     } else {
-      importance_.assign(Size(cols_), 1.0f);
+      importance_.assign(cols_, 1.0f);
     }
   }
 
@@ -203,11 +203,11 @@ LinearSolver::LinearSolver(const Recipe& recipe, DType scale_dtype, const DenseL
   packed_.packed = Tensor(DType::kI32, Shape{rows_, CeilDiv(cols_ * recipe.bits, 32)});
   packed_.scales = Tensor(scale_dtype, Shape{rows_, num_groups_});
   if (ordered_groups) packed_.g_idx = Tensor::FromVector(group_of_, Shape{cols_});
-  if (!recipe.symmetric) zero_points_.resize(Size(rows_ * num_groups_));
-  losses_.resize(Size(rows_));
-  output_errors_.resize(Size(rows_));
-  weight_errors_.resize(Size(rows_));
-  weight_norms_.resize(Size(rows_));
+  if (!recipe.symmetric) zero_points_.resize(rows_ * num_groups_);
+  losses_.resize(rows_);
+  output_errors_.resize(rows_);
+  weight_errors_.resize(rows_);
+  weight_norms_.resize(rows_);
 }
 
 void LinearSolver::ReadRows(int64_t first, int64_t count, float* out) const {
@@ -231,10 +231,10 @@ void LinearSolver::ObserveRow(const float* row, float* ordered, Grid* grids) con
   const float* values = row;
   const float* importance = importance_.data();
   if (permuted) {
-    for (int64_t i = 0; i < cols_; ++i) ordered[i] = row[order_[Size(i)]];
+    for (int64_t i = 0; i < cols_; ++i) ordered[i] = row[order_[i]];
     values = ordered;
     if (!importance_.empty()) {
-      for (const int32_t column : order_) ordered_importance.push_back(importance_[Size(column)]);
+      for (const int32_t column : order_) ordered_importance.push_back(importance_[column]);
       importance = ordered_importance.data();
     }
   }
@@ -259,18 +259,18 @@ int64_t LinearSolver::MeasureBytes(int64_t rows, int64_t cols) {
 void LinearSolver::MeasureRounding(GptqAlgebra& algebra) {
   const int64_t count = std::min(rows_, kMaxSampledRows);
   // Columns [0, count): rounding errors; [count, 2 count): the weights themselves.
-  std::vector<float> x(Size(cols_ * 2 * count));
+  std::vector<float> x(cols_ * 2 * count);
   algebra.threads().ParallelFor(count, [&](int64_t sample, int) {
-    std::vector<float> row(Size(cols_)), ordered(Size(cols_));
-    std::vector<Grid> grids(Size(num_groups_));
+    std::vector<float> row(cols_), ordered(Size(cols_));
+    std::vector<Grid> grids(num_groups_);
     ReadRows(SampledRow(sample, count, rows_), 1, row.data());
     ObserveRow(row.data(), ordered.data(), grids.data());
     for (int64_t k = 0; k < cols_; ++k) {
-      const Grid& grid = grids[Size(group_of_[Size(k)])];
-      const float weight = row[Size(k)];
+      const Grid& grid = grids[group_of_[k]];
+      const float weight = row[k];
       const float decoded = (QuantizeOne(*recipe_, grid, weight) - grid.zero_point) * grid.scale;
-      x[Size(k * 2 * count + sample)] = weight - decoded;
-      x[Size(k * 2 * count + count + sample)] = weight;
+      x[k * 2 * count + sample] = weight - decoded;
+      x[k * 2 * count + count + sample] = weight;
     }
   });
   const std::vector<double> energies = factor_->QuadraticForms(x.data(), 2 * count);
@@ -299,15 +299,15 @@ void LinearSolver::SolveChunk(int64_t chunk, bool use_factor, GptqAlgebra& algeb
   ReadRows(first_row, count, weights);
 
   std::vector<float> ordered(packed_.g_idx ? Size(cols_) : 0);
-  std::vector<Grid> grids(Size(num_groups_));
+  std::vector<Grid> grids(num_groups_);
   std::ranges::fill(scales, 1.0f);  // rows of padding, too
   std::ranges::fill(zero_points, 0.0f);
   for (int64_t row = 0; row < count; ++row) {
     ObserveRow(weights + row * cols_, ordered.data(), grids.data());
     StoreGrids(first_row + row, grids);
     for (int64_t group = 0; group < num_groups_; ++group) {
-      scales[Size(group * padded + row)] = grids[Size(group)].scale;
-      zero_points[Size(group * padded + row)] = grids[Size(group)].zero_point;
+      scales[group * padded + row] = grids[group].scale;
+      zero_points[group * padded + row] = grids[group].zero_point;
     }
   }
 
@@ -315,7 +315,7 @@ void LinearSolver::SolveChunk(int64_t chunk, bool use_factor, GptqAlgebra& algeb
   TransposeInOrder(weights, count, cols_, order_, padded, current);
   if (use_factor && recipe_->dead_columns == DeadColumns::kZero) {
     for (int64_t i = 0; i < cols_; ++i) {
-      if (!factor_->is_dead(order_[Size(i)])) continue;
+      if (!factor_->is_dead(order_[i])) continue;
       float* const column = current + i * padded;
       std::fill(column, column + padded, 0.0f);
     }
@@ -339,7 +339,7 @@ void LinearSolver::SolveChunk(int64_t chunk, bool use_factor, GptqAlgebra& algeb
     const int64_t next = first + block.columns;
     if (!use_factor) continue;
     for (int64_t row = 0; row < count; ++row) {
-      losses_[Size(first_row + row)] += static_cast<double>(block.losses[row]);
+      losses_[first_row + row] += static_cast<double>(block.losses[row]);
     }
     // Errors of columns [from, next) to columns [next, to).
     const auto spread = [&](int64_t from, int64_t to) {
@@ -360,7 +360,7 @@ void LinearSolver::SolveChunk(int64_t chunk, bool use_factor, GptqAlgebra& algeb
   for (int64_t row = 0; row < count; ++row) {
     for (int64_t group = 0; group < num_groups_; ++group) {
       const size_t at = Size(group * padded + row);
-      grids[Size(group)] = {scales[at], zero_points[at]};
+      grids[group] = {scales[at], zero_points[at]};
     }
     const float* const row_weights = weights + row * cols_;
     DecodeRow(codes.data() + row * cols_, grids.data(), decoded);
@@ -387,7 +387,7 @@ void LinearSolver::SolveChunk(int64_t chunk, bool use_factor, GptqAlgebra& algeb
 void LinearSolver::DecodeRow(const int8_t* codes, const Grid* grids, float* out) const {
   if (packed_.g_idx) {
     for (int64_t k = 0; k < cols_; ++k) {
-      const Grid& grid = grids[group_of_[Size(k)]];
+      const Grid& grid = grids[group_of_[k]];
       out[k] = (static_cast<float>(codes[k]) - grid.zero_point) * grid.scale;
     }
     return;
@@ -408,8 +408,7 @@ void LinearSolver::StoreGrids(int64_t row, std::span<const Grid> grids) {
               stored.view().data(), Size(stored.view().size_bytes()));
   if (recipe_->symmetric) return;
   for (int64_t group = 0; group < num_groups_; ++group) {
-    zero_points_[Size(row * num_groups_ + group)] =
-        static_cast<int8_t>(grids[Size(group)].zero_point);
+    zero_points_[row * num_groups_ + group] = static_cast<int8_t>(grids[group].zero_point);
   }
 }
 
@@ -424,9 +423,9 @@ QuantizedLinear LinearSolver::Finish(bool used_factor, int64_t tokens, double se
   report.seconds = seconds;
   double error = 0, norm = 0, loss = 0;
   for (int64_t row = 0; row < rows_; ++row) {
-    error += weight_errors_[Size(row)];
-    norm += weight_norms_[Size(row)];
-    loss += losses_[Size(row)];
+    error += weight_errors_[row];
+    norm += weight_norms_[row];
+    loss += losses_[row];
   }
   report.weight_error = norm > 0 ? error / norm : 0;
   report.loss = loss / 2;
@@ -442,7 +441,7 @@ QuantizedLinear LinearSolver::Finish(bool used_factor, int64_t tokens, double se
       const int64_t count = std::min(rows_, kMaxSampledRows);
       double sum = 0;
       for (int64_t sample = 0; sample < count; ++sample) {
-        sum += output_errors_[Size(SampledRow(sample, count, rows_))];
+        sum += output_errors_[SampledRow(sample, count, rows_)];
       }
       report.relative_error = sum / sampled_energy_;
     }

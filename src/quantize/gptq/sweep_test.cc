@@ -60,13 +60,13 @@ Problem RandomProblem(int64_t columns, int64_t rows, bool asymmetric) {
   for (float& value : p.zero_points.As<float>()) {
     value = asymmetric ? std::nearbyint(3 * normal(generator)) : 0.0f;
   }
-  p.factor.resize(static_cast<size_t>(columns * (columns + 3)));
+  p.factor.resize(columns * (columns + 3));
   for (float& value : p.factor) value = 0.1f * normal(generator);
   for (int64_t i = 0; i < columns; ++i) {
-    p.factor[static_cast<size_t>(i * (columns + 3) + i)] = 1.0f + 0.01f * static_cast<float>(i);
+    p.factor[i * (columns + 3) + i] = 1.0f + 0.01f * static_cast<float>(i);
     p.group_of.push_back(static_cast<int32_t>(i * 7 % groups));
   }
-  p.codes.resize(static_cast<size_t>(columns * rows));
+  p.codes.resize(columns * rows);
   return p;
 }
 
@@ -74,20 +74,20 @@ Problem RandomProblem(int64_t columns, int64_t rows, bool asymmetric) {
 // the midpoint of two codes.
 void SlowSweep(const SweepBlock& b, std::vector<int>& codes, std::vector<double>& losses) {
   std::vector<double> w(b.weights, b.weights + b.columns * b.rows);
-  losses.assign(static_cast<size_t>(b.rows), 0.0);
+  losses.assign(b.rows, 0.0);
   for (int64_t i = 0; i < b.columns; ++i) {
     for (int64_t r = 0; r < b.rows; ++r) {
       const double scale = static_cast<double>(b.scales[b.groups[i] * b.rows + r]);
       const double zero = static_cast<double>(b.zero_points[b.groups[i] * b.rows + r]);
-      double& weight = w[static_cast<size_t>(i * b.rows + r)];
+      double& weight = w[i * b.rows + r];
       const double code = std::nearbyint(std::clamp(weight / scale + zero, -8.0, 7.0));
-      codes[static_cast<size_t>(i * b.rows + r)] = static_cast<int>(code);
+      codes[i * b.rows + r] = static_cast<int>(code);
       if (b.factor == nullptr) continue;
       const float* const u = b.factor + i * b.factor_stride;
       const double error = (weight - (code - zero) * scale) / static_cast<double>(u[i]);
-      losses[static_cast<size_t>(r)] += error * error;
+      losses[r] += error * error;
       for (int64_t j = i + 1; j < b.columns; ++j) {
-        w[static_cast<size_t>(j * b.rows + r)] -= error * static_cast<double>(u[j]);
+        w[j * b.rows + r] -= error * static_cast<double>(u[j]);
       }
     }
   }
@@ -133,7 +133,7 @@ TEST(Sweep, MatchesPlainLoops) {
         int64_t close = 0;
         for (int64_t r = 0; r < block.rows; ++r) {
           const double loss = static_cast<double>(block.losses[r]);
-          close += std::abs(loss - losses[static_cast<size_t>(r)]) <= 1e-3 * loss;
+          close += std::abs(loss - losses[r]) <= 1e-3 * loss;
         }
         EXPECT_GE(close, block.rows - 3) << columns;
       }
@@ -146,14 +146,13 @@ TEST(Sweep, RowsDoNotInfluenceEachOther) {
   Problem one = RandomProblem(48, 2 * kSweepRowMultiple, false);
   for (int64_t i = 0; i < 48; ++i) {
     for (int64_t r = 1; r < one.rows; ++r) {
-      one.weights.As<float>()[static_cast<size_t>(i * one.rows + r)] = 0;
+      one.weights.As<float>()[i * one.rows + r] = 0;
     }
   }
   Sweep(all.Block(true));
   Sweep(one.Block(true));
   for (int64_t i = 0; i < 48; ++i) {
-    EXPECT_EQ(all.codes[static_cast<size_t>(i * all.rows)],
-              one.codes[static_cast<size_t>(i * one.rows)]);
+    EXPECT_EQ(all.codes[i * all.rows], one.codes[i * one.rows]);
   }
 }
 

@@ -85,7 +85,7 @@ OutputPlan::OutputPlan(const Checkpoint& source, const Recipe& recipe)
       throw Refused(config, tensor);
     }
     if (tensor.part == Part::kHead && head_is_tied_) continue;
-    AddTensor(tensor.layer >= 0 ? units_[static_cast<size_t>(UnitOfLayer(tensor.layer))]
+    AddTensor(tensor.layer >= 0                 ? units_[UnitOfLayer(tensor.layer)]
               : tensor.part == Part::kEmbedding ? units_.front()
                                                 : units_.back(),
               tensor);

@@ -72,7 +72,7 @@ TEST_F(OutputPlanTest, UnitsAreTheEmbeddingTheLayersAndTheHead) {
   const Checkpoint& source = Source({});
   const OutputPlan plan(source, recipe_);
   ASSERT_EQ(plan.units().size(), 4u);
-  EXPECT_EQ(plan.units()[static_cast<size_t>(OutputPlan::UnitOfLayer(1))].name, "model.layers.1");
+  EXPECT_EQ(plan.units()[OutputPlan::UnitOfLayer(1)].name, "model.layers.1");
   EXPECT_EQ(plan.units().front().tensors.front().name, "model.embed_tokens.weight");
   EXPECT_EQ(plan.units().back().tensors.back().name, "lm_head.weight");
   EXPECT_THAT(plan.dropped(), IsEmpty());

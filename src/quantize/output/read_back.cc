@@ -44,7 +44,7 @@ void CheckDecodedRows(const Checkpoint& source, const Checkpoint& written, const
   for (const TensorSpec& spec : TensorsOf(source.config())) {
     if (spec.tap == Tap::kNone || !plan.IsQuantized(spec.module)) continue;
     const int64_t row = ++index * 7919 % spec.rows;
-    std::vector<float> decoded(static_cast<size_t>(spec.cols));
+    std::vector<float> decoded(spec.cols);
     DequantizeRows(written.GetPacked(spec.module, spec.rows, spec.cols), row, 1, decoded);
     const TensorView dense = FindDense(source, spec);
     const std::vector<float> original = ToFloat(dense.Rows(row, 1));

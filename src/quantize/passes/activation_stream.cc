@@ -70,7 +70,7 @@ void ActivationStream::LoadExpertInput(const TokenBatch& batch, const HiddenStat
 }
 
 std::span<float> ActivationStream::HostCopyOf(const Activation& x) {
-  workspace_->host.resize(static_cast<size_t>(x.rows * x.cols));
+  workspace_->host.resize(x.rows * x.cols);
   return workspace_->host;
 }
 

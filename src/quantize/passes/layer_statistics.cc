@@ -14,7 +14,7 @@ size_t Size(int64_t value) { return static_cast<size_t>(value); }
 // The first row of `x` with a value that is not finite. Row 0 also stands for "all values are
 // finite, but their squares overflow".
 int64_t NonFiniteRow(const Activation& x, Backend& backend) {
-  std::vector<float> host(Size(x.rows * x.cols));
+  std::vector<float> host(x.rows * x.cols);
   backend.Download(x, host);
   const auto found = std::ranges::find_if(host, [](float value) { return !std::isfinite(value); });
   return found == host.end() ? 0 : (found - host.begin()) / x.cols;
@@ -76,7 +76,7 @@ class ExpertTaps : public LayerObserver {
     };
     std::vector<Sum> sums;
     for (int64_t expert = begin_; expert < end_; ++expert) {
-      const int64_t start = slots_->expert_starts[Size(expert)];
+      const int64_t start = slots_->expert_starts[expert];
       const int64_t count = slots_->expert_starts[Size(expert) + 1] - start;
       if (count == 0) continue;
       ExpertHessians& hessians = hessians_[expert - begin_];
@@ -87,7 +87,7 @@ class ExpertTaps : public LayerObserver {
     std::ranges::sort(sums, std::greater(), &Sum::work);
     GptqAlgebra& algebra = backend_->algebra();
     const auto add = [&](int64_t index, int) {
-      const Sum& sum = sums[Size(index)];
+      const Sum& sum = sums[index];
       sum.hessian->Add(*sum.x, sum.rows, sum.first, sum.count, algebra);
     };
     const int64_t count = static_cast<int64_t>(sums.size());
@@ -106,7 +106,7 @@ class ExpertTaps : public LayerObserver {
                                  batch_->first_token + NonFiniteRow(*h_, *backend_));
     }
     if (!sums.middle.finite()) {
-      const int32_t token = slots_->slot_tokens[Size(NonFiniteRow(g, *backend_))];
+      const int32_t token = slots_->slot_tokens[NonFiniteRow(g, *backend_)];
       throw NonFiniteActivations(fmt::format("w2's input of expert {}", expert),
                                  batch_->first_token + token);
     }

@@ -25,9 +25,9 @@ class Recorder : public LayerObserver {
   void ExpertInput(const Activation& h, const Routing& on_host) override {
     const RoutingTable& routing = HostTable(on_host);
     for (int64_t e = 0; e < routing.num_experts; ++e) {
-      for (int32_t slot = routing.expert_starts[static_cast<size_t>(e)];
+      for (int32_t slot = routing.expert_starts[e];
            slot < routing.expert_starts[static_cast<size_t>(e) + 1]; ++slot) {
-        const float* const row = HostRow(h, routing.slot_tokens[static_cast<size_t>(slot)]);
+        const float* const row = HostRow(h, routing.slot_tokens[slot]);
         expert_input[e].insert(expert_input[e].end(), row, row + h.cols);
       }
     }
@@ -35,7 +35,7 @@ class Recorder : public LayerObserver {
   void ExpertMiddle(const Activation& g, const Routing& on_host) override {
     const RoutingTable& routing = HostTable(on_host);
     for (int64_t e = 0; e < routing.num_experts; ++e) {
-      const float* const begin = HostRow(g, routing.expert_starts[static_cast<size_t>(e)]);
+      const float* const begin = HostRow(g, routing.expert_starts[e]);
       const float* const end = HostRow(g, routing.expert_starts[static_cast<size_t>(e) + 1]);
       expert_middle[e].insert(expert_middle[e].end(), begin, end);
     }
@@ -58,8 +58,8 @@ void ExpectGram(Hessian& hessian, const std::vector<float>& rows) {
     for (int64_t j = i; j < n; ++j) {
       double sum = 0, size = 0;
       for (int64_t t = 0; t < tokens; ++t) {
-        const double product = static_cast<double>(rows[static_cast<size_t>(t * n + i)]) *
-                               static_cast<double>(rows[static_cast<size_t>(t * n + j)]);
+        const double product =
+            static_cast<double>(rows[t * n + i]) * static_cast<double>(rows[t * n + j]);
         sum += product;
         size += std::abs(product);
       }
@@ -120,10 +120,9 @@ TEST_F(LayerStatisticsTest, SumsAreThoseOfAPlainForwardHoweverExpertsAreGrouped)
     ExpectGram(attention.input, recorder.attention_input);
     ExpectGram(attention.output, recorder.attention_output);
     for (int64_t e = 0; e < 5; ++e) {
-      ExpectGram(experts[static_cast<size_t>(e)].input, recorder.expert_input[e]);
-      ExpectGram(experts[static_cast<size_t>(e)].middle, recorder.expert_middle[e]);
-      EXPECT_EQ(census.tokens_per_expert()[static_cast<size_t>(e)],
-                experts[static_cast<size_t>(e)].input.tokens());
+      ExpectGram(experts[e].input, recorder.expert_input[e]);
+      ExpectGram(experts[e].middle, recorder.expert_middle[e]);
+      EXPECT_EQ(census.tokens_per_expert()[e], experts[e].input.tokens());
     }
 
     // Groups of experts, from their inputs and the router's choices as they were kept: the same

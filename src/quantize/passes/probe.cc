@@ -144,8 +144,7 @@ ProbeScore Probe::Score(const HiddenStates& hidden) {
   const Batch& batch = batches_->batches.front().batch;
   std::vector<int32_t> rows;
   for (int64_t s = 0; s < batch.num_sequences(); ++s) {
-    for (int32_t row = batch.starts[static_cast<size_t>(s)];
-         row + 1 < batch.starts[static_cast<size_t>(s) + 1]; ++row) {
+    for (int32_t row = batch.starts[s]; row + 1 < batch.starts[static_cast<size_t>(s) + 1]; ++row) {
       rows.push_back(row);
     }
   }

@@ -19,10 +19,10 @@ RouterCensus::RouterCensus(const RouterShape& shape, int64_t num_tokens, Keep ke
       top_k_(shape.top_k),
       counts_(Size(num_experts_)) {
   if (keep.choices) {
-    experts_.resize(Size(num_tokens * top_k_));
+    experts_.resize(num_tokens * top_k_);
     weights_.resize(experts_.size());
   }
-  if (keep.probabilities) probabilities_.resize(Size(num_tokens * num_experts_));
+  if (keep.probabilities) probabilities_.resize(num_tokens * num_experts_);
 }
 
 int64_t RouterCensus::SizeBytes(const RouterShape& shape, int64_t num_tokens, Keep keep) {
@@ -32,7 +32,7 @@ int64_t RouterCensus::SizeBytes(const RouterShape& shape, int64_t num_tokens, Ke
 }
 
 void RouterCensus::Add(const RoutingTable& routing, int64_t first_token) {
-  for (const int32_t expert : routing.experts) ++counts_[Size(expert)];
+  for (const int32_t expert : routing.experts) ++counts_[expert];
   if (!experts_.empty()) {
     std::ranges::copy(routing.experts, experts_.begin() + first_token * top_k_);
     std::ranges::copy(routing.weights, weights_.begin() + first_token * top_k_);
@@ -46,7 +46,7 @@ void RouterCensus::Add(const RoutingTable& routing, int64_t first_token) {
     for (int64_t e = 0; e < num_experts_; ++e) sum += out[e] = std::exp(logits[e] - highest);
     for (int64_t e = 0; e < num_experts_; ++e) out[e] /= sum;
     for (int64_t k = 0; k < top_k_; ++k) {
-      out[routing.experts[Size(token * top_k_ + k)]] = -1;
+      out[routing.experts[token * top_k_ + k]] = -1;
     }
   }
 }
@@ -68,23 +68,23 @@ void RouterCensus::Choices(int64_t first_token, int64_t count, RoutingTable& rou
 
 std::vector<std::vector<int32_t>> RouterCensus::TopUp(int64_t target) const {
   NIBBLE_CHECK(!probabilities_.empty() || num_tokens_ == 0);
-  std::vector<std::vector<int32_t>> extra(Size(num_experts_));
+  std::vector<std::vector<int32_t>> extra(num_experts_);
   for (int64_t expert = 0; expert < num_experts_; ++expert) {
-    const int64_t routed = counts_[Size(expert)];
+    const int64_t routed = counts_[expert];
     const int64_t lacking = std::min(target - routed, num_tokens_ - routed);
     if (lacking <= 0) continue;
-    std::vector<int32_t> tokens(Size(num_tokens_));
+    std::vector<int32_t> tokens(num_tokens_);
     std::iota(tokens.begin(), tokens.end(), 0);
     const auto probability = [&](int32_t token) {
-      return probabilities_[Size(token * num_experts_ + expert)];
+      return probabilities_[token * num_experts_ + expert];
     };
     std::nth_element(
         tokens.begin(), tokens.begin() + (lacking - 1), tokens.end(), [&](int32_t a, int32_t b) {
           return probability(a) != probability(b) ? probability(a) > probability(b) : a < b;
         });
-    tokens.resize(Size(lacking));
+    tokens.resize(lacking);
     std::sort(tokens.begin(), tokens.end());
-    extra[Size(expert)] = std::move(tokens);
+    extra[expert] = std::move(tokens);
   }
   return extra;
 }

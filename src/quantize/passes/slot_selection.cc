@@ -20,7 +20,7 @@ void SelectSlots(const RoutingTable& routing, int64_t first_token, const ExpertS
   const std::vector<int32_t> routed = slots.slot_tokens;
   slots.slot_tokens.clear();
   for (int64_t expert = 0; expert < slots.num_experts; ++expert) {
-    slots.expert_starts[Size(expert)] = static_cast<int32_t>(slots.slot_tokens.size());
+    slots.expert_starts[expert] = static_cast<int32_t>(slots.slot_tokens.size());
     if (expert < first || expert >= last) continue;
     const size_t begin = slots.slot_tokens.size();
     if (selection.all_tokens) {
@@ -29,9 +29,9 @@ void SelectSlots(const RoutingTable& routing, int64_t first_token, const ExpertS
                 0);
       continue;
     }
-    slots.slot_tokens.insert(slots.slot_tokens.end(), routed.begin() + routed_starts[Size(expert)],
+    slots.slot_tokens.insert(slots.slot_tokens.end(), routed.begin() + routed_starts[expert],
                              routed.begin() + routed_starts[Size(expert) + 1]);
-    const std::vector<int32_t>& extra = selection.extra_tokens[Size(expert)];
+    const std::vector<int32_t>& extra = selection.extra_tokens[expert];
     const auto from = std::lower_bound(extra.begin(), extra.end(), first_token);
     const auto to = std::lower_bound(from, extra.end(), first_token + slots.num_tokens);
     for (auto token = from; token != to; ++token) {

@@ -23,14 +23,13 @@ TokenBatches CutIntoBatches(std::span<const std::vector<int32_t>> sequences, int
   for (const std::vector<int32_t>& sequence : sequences) {
     const int64_t length = static_cast<int64_t>(sequence.size());
     if (builder.num_tokens() + length > max_tokens) close();
-    std::vector<int32_t> blocks(static_cast<size_t>(BlocksFor(length)));
+    std::vector<int32_t> blocks(BlocksFor(length));
     std::iota(blocks.begin(), blocks.end(), static_cast<int32_t>(blocks_used));
     for (int64_t first = 0; first < length; first += max_tokens) {
       const int64_t count = std::min(max_tokens, length - first);
       if (first > 0) close();
-      builder.Add(
-          std::span(sequence).subspan(static_cast<size_t>(first), static_cast<size_t>(count)),
-          first, std::span(blocks).first(static_cast<size_t>(BlocksFor(first + count))), count);
+      builder.Add(std::span(sequence).subspan(first, count), first,
+                  std::span(blocks).first(BlocksFor(first + count)), count);
       blocks_used = std::max(blocks_used, static_cast<int64_t>(blocks.back()) + 1);
     }
     // A sequence that spans steps keeps its KV blocks until its last step.

@@ -16,7 +16,7 @@ std::vector<std::vector<int32_t>> Sequences(std::initializer_list<int> lengths) 
   std::vector<std::vector<int32_t>> sequences;
   int32_t next = 0;
   for (const int length : lengths) {
-    std::vector<int32_t> sequence(static_cast<size_t>(length));
+    std::vector<int32_t> sequence(length);
     std::iota(sequence.begin(), sequence.end(), next);
     next += length;
     sequences.push_back(std::move(sequence));

@@ -22,7 +22,7 @@ constexpr float kUntouched = 12345.0f;  // what tests leave in the strict lower 
 std::vector<float> RandomMatrix(int64_t rows, int64_t cols, uint32_t seed) {
   std::mt19937 generator(seed);
   std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<size_t>(rows * cols));
+  std::vector<float> values(rows * cols);
   for (float& value : values) value = normal(generator);
   return values;
 }
@@ -31,15 +31,14 @@ std::vector<float> RandomMatrix(int64_t rows, int64_t cols, uint32_t seed) {
 std::vector<float> RandomHessian(int64_t n, uint32_t seed) {
   const int64_t rows = std::min<int64_t>(n + 3, 100);
   const std::vector<float> x = RandomMatrix(rows, n, seed);
-  std::vector<float> h(static_cast<size_t>(n * n), kUntouched);
+  std::vector<float> h(n * n, kUntouched);
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = i; j < n; ++j) {
       double sum = i == j ? 0.1 * static_cast<double>(rows) : 0.0;
       for (int64_t row = 0; row < rows; ++row) {
-        sum += static_cast<double>(x[static_cast<size_t>(row * n + i)]) *
-               static_cast<double>(x[static_cast<size_t>(row * n + j)]);
+        sum += static_cast<double>(x[row * n + i]) * static_cast<double>(x[row * n + j]);
       }
-      h[static_cast<size_t>(i * n + j)] = static_cast<float>(sum / static_cast<double>(rows));
+      h[i * n + j] = static_cast<float>(sum / static_cast<double>(rows));
     }
   }
   return h;
@@ -62,22 +61,22 @@ TEST_F(HostAlgebraTest, GramUpdateAddsTheRowsToTheUpperTriangleOnly) {
     const std::vector<float> x = RandomMatrix(rows, cols, 7);
     std::vector<int32_t> order;
     for (int64_t i = 0; i < rows; ++i) order.push_back(static_cast<int32_t>(i * 7919 % rows));
-    std::vector<float> h(static_cast<size_t>(cols * cols), kUntouched);
+    std::vector<float> h(cols * cols, kUntouched);
     algebra_->GramUpdate(BorrowHost(x.data(), rows, cols), scattered ? order.data() : nullptr, 0,
                          rows, h.data());
     const int64_t step = cols > 1000 ? 97 : 1;  // plain loops are slow
     for (int64_t i = 0; i < cols; i += step) {
       for (int64_t j = 0; j < cols; ++j) {
-        const float found = h[static_cast<size_t>(i * cols + j)];
+        const float found = h[i * cols + j];
         if (j < i) {
           ASSERT_EQ(found, kUntouched);
           continue;
         }
         double expected = kUntouched;
         for (int64_t row = 0; row < rows; ++row) {
-          const int64_t from = scattered ? order[static_cast<size_t>(row)] : row;
-          expected += static_cast<double>(x[static_cast<size_t>(from * cols + i)]) *
-                      static_cast<double>(x[static_cast<size_t>(from * cols + j)]);
+          const int64_t from = scattered ? order[row] : row;
+          expected +=
+              static_cast<double>(x[from * cols + i]) * static_cast<double>(x[from * cols + j]);
         }
         ASSERT_NEAR(found, expected, 2e-6 * kUntouched)
             << rows << "x" << cols << " " << i << "," << j;
@@ -133,8 +132,8 @@ TEST_F(HostAlgebraTest, InverseCholeskyNamesThePivotThatIsNotPositive) {
   for (const int64_t n : {150, 700}) {
     for (const float bad : {-1.0f, 0.0f, std::nanf("")}) {
       for (const int64_t at : {int64_t{0}, int64_t{3}, n / 2, n - 1}) {
-        std::vector<float> h(static_cast<size_t>(n * n), 0.0f);
-        for (int64_t i = 0; i < n; ++i) h[static_cast<size_t>(i * n + i)] = i == at ? bad : 1.0f;
+        std::vector<float> h(n * n, 0.0f);
+        for (int64_t i = 0; i < n; ++i) h[i * n + i] = i == at ? bad : 1.0f;
         EXPECT_EQ(algebra_->InverseCholesky(h.data(), n), at) << bad;
       }
     }
@@ -149,12 +148,11 @@ TEST_F(HostAlgebraTest, TransposedMultiplyAddMatchesPlainLoops) {
   algebra_->TransposedMultiplyAdd(-0.5f, a.data(), lda, b.data(), ldb, c.data(), ldc, m, n, k);
   for (int64_t i = 0; i < m; ++i) {
     for (int64_t j = 0; j < ldc; ++j) {
-      double expected = before[static_cast<size_t>(i * ldc + j)];
+      double expected = before[i * ldc + j];
       for (int64_t l = 0; l < k && j < n; ++l) {
-        expected -= 0.5 * static_cast<double>(a[static_cast<size_t>(l * lda + i)]) *
-                    static_cast<double>(b[static_cast<size_t>(l * ldb + j)]);
+        expected -= 0.5 * static_cast<double>(a[l * lda + i]) * static_cast<double>(b[l * ldb + j]);
       }
-      ASSERT_NEAR(c[static_cast<size_t>(i * ldc + j)], expected, 1e-4);
+      ASSERT_NEAR(c[i * ldc + j], expected, 1e-4);
     }
   }
 }
@@ -164,7 +162,7 @@ TEST_F(HostAlgebraTest, ResultsDoNotDependOnThreadsOrNesting) {
     const int64_t rows = n + 400;
     const std::vector<float> x = RandomMatrix(rows, n, 5);
     const auto run = [&](GptqAlgebra& algebra) {
-      std::vector<float> h(static_cast<size_t>(n * n), 0.0f);
+      std::vector<float> h(n * n, 0.0f);
       algebra.GramUpdate(BorrowHost(x.data(), rows, n), nullptr, 0, rows, h.data());
       EXPECT_EQ(algebra.InverseCholesky(h.data(), n), -1);
       return h;
@@ -174,8 +172,7 @@ TEST_F(HostAlgebraTest, ResultsDoNotDependOnThreadsOrNesting) {
     EXPECT_EQ(run(*MakeHostAlgebra(one)), expected);
     EXPECT_EQ(run(*MakeHostAlgebra(three)), expected);
     std::vector<std::vector<float>> nested(3);
-    algebra_->threads().ParallelFor(
-        3, [&](int64_t index, int) { nested[static_cast<size_t>(index)] = run(*algebra_); });
+    algebra_->threads().ParallelFor(3, [&](int64_t index, int) { nested[index] = run(*algebra_); });
     for (const auto& h : nested) EXPECT_EQ(h, expected);
   }
 }

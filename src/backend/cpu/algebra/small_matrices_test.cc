@@ -18,7 +18,7 @@ constexpr float kOutside = -7;  // in the strict lower triangle, which must not 
 std::vector<float> Normal(int64_t count) {
   std::mt19937 generator(7);
   std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<size_t>(count));
+  std::vector<float> values(count);
   for (float& value : values) value = normal(generator);
   return values;
 }
@@ -65,28 +65,27 @@ TEST(SmallInverseCholesky, EqualsTheReferenceAtAnySizeInsideALargerMatrix) {
   for (const int64_t n : {1, 2, 15, 16, 17, 31, 32, 33, 48, 65, 100, 144, 259}) {
     const int64_t stride = n + 5;
     const std::vector<float> x = Normal((n + 10) * n);
-    std::vector<float> expected(static_cast<size_t>(n * n), 0.0f);
+    std::vector<float> expected(n * n, 0.0f);
     reference.GramUpdate(BorrowHost(x.data(), n + 10, n), nullptr, 0, n + 10, expected.data());
     for (int64_t i = 0; i < n; ++i) {
-      expected[static_cast<size_t>(i * n + i)] += 0.1f * static_cast<float>(n);
+      expected[i * n + i] += 0.1f * static_cast<float>(n);
     }
-    std::vector<float> found(static_cast<size_t>(n * stride), kOutside);
+    std::vector<float> found(n * stride, kOutside);
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = i; j < n; ++j) {
-        found[static_cast<size_t>(i * stride + j)] = expected[static_cast<size_t>(i * n + j)];
+        found[i * stride + j] = expected[i * n + j];
       }
     }
     ASSERT_EQ(reference.InverseCholesky(expected.data(), n), -1);
     ASSERT_EQ(SmallInverseCholesky(found.data(), n, stride), -1);
-    const float scale = expected[static_cast<size_t>(n * n - 1)];
+    const float scale = expected[n * n - 1];
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = 0; j < stride; ++j) {
-        const float value = found[static_cast<size_t>(i * stride + j)];
+        const float value = found[i * stride + j];
         if (j < i || j >= n) {
           ASSERT_EQ(value, kOutside);
         } else {
-          ASSERT_NEAR(value, expected[static_cast<size_t>(i * n + j)], 1e-4f * scale)
-              << n << " " << i << " " << j;
+          ASSERT_NEAR(value, expected[i * n + j], 1e-4f * scale) << n << " " << i << " " << j;
         }
       }
     }
@@ -103,8 +102,8 @@ TEST(SmallMatrices, AllVectorUnitsThatFuseGiveTheSameBits) {
     std::vector<float>& all = results.emplace_back();
     for (const int64_t n : {5, 16, 40, 129, 200, 300, 515}) {
       const std::vector<float> x = Normal(count * n);
-      std::vector<float> h(static_cast<size_t>(n * n), 0.0f);
-      for (int64_t i = 0; i < n; ++i) h[static_cast<size_t>(i * n + i)] = 30;
+      std::vector<float> h(n * n, 0.0f);
+      for (int64_t i = 0; i < n; ++i) h[i * n + i] = 30;
       AddSmallGram({.x = x.data(), .rows = nullptr, .count = count, .cols = n}, 0, 1, h.data());
       all.insert(all.end(), h.begin(), h.end());
       ASSERT_EQ(SmallInverseCholesky(h.data(), n, n), -1);
@@ -120,8 +119,8 @@ TEST(SmallInverseCholesky, NamesThePivotThatIsNotPositiveOrNotFinite) {
   const int64_t n = 45;
   for (const float bad : {-1.0f, 0.0f, std::nanf(""), INFINITY}) {
     for (int64_t at = 0; at < n; ++at) {
-      std::vector<float> h(static_cast<size_t>(n * n), 0.0f);
-      for (int64_t i = 0; i < n; ++i) h[static_cast<size_t>(i * n + i)] = i == at ? bad : 1.0f;
+      std::vector<float> h(n * n, 0.0f);
+      for (int64_t i = 0; i < n; ++i) h[i * n + i] = i == at ? bad : 1.0f;
       EXPECT_EQ(SmallInverseCholesky(h.data(), n, n), at) << bad;
     }
   }

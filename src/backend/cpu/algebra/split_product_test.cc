@@ -14,7 +14,7 @@ constexpr float kOld = 3;
 std::vector<float> Normal(int64_t count, uint32_t seed) {
   std::mt19937 generator(seed);
   std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<size_t>(count));
+  std::vector<float> values(count);
   for (float& value : values) value = normal(generator);
   return values;
 }
@@ -45,8 +45,8 @@ TEST(TileProduct, EqualsPlainSumsInAnyShapeAndLayout) {
       const TileOperand left{a.data(), lda, a_depth_major, a_upper, 5};
       const TileOperand right{b.data(), ldb, b_depth_major, b_upper, -3};
       const int64_t rows_of_a = a_depth_major ? depth : m;
-      if (a_upper && rows_of_a > 6) a[static_cast<size_t>(lda * (rows_of_a - 1))] = NAN;
-      std::vector<float> c(static_cast<size_t>(m * ldc), kOld);
+      if (a_upper && rows_of_a > 6) a[lda * (rows_of_a - 1)] = NAN;
+      std::vector<float> c(m * ldc, kOld);
       TileProduct(left, right, m, n, depth, -0.5f, {c.data(), ldc, set, upper_only});
       for (int64_t i = 0; i < m; ++i) {
         for (int64_t j = 0; j < ldc; ++j) {
@@ -59,7 +59,7 @@ TEST(TileProduct, EqualsPlainSumsInAnyShapeAndLayout) {
               size += std::abs(product);
             }
           }
-          ASSERT_NEAR(c[static_cast<size_t>(i * ldc + j)], sum, 5e-7 * size)
+          ASSERT_NEAR(c[i * ldc + j], sum, 5e-7 * size)
               << m << "x" << n << "x" << depth << " variant " << variant << " at " << i << "," << j;
         }
       }
@@ -72,7 +72,7 @@ TEST(TileProduct, RoundsNoMoreThanAChainOfMultiplyAdds) {
   if (!HasTileProducts()) GTEST_SKIP() << "this machine has no matrix tiles";
   const int64_t n = 16, depth = 4096;
   const std::vector<float> a = Normal(n * depth, 3), b = Normal(n * depth, 4);
-  std::vector<float> c(static_cast<size_t>(n * n));
+  std::vector<float> c(n * n);
   TileProduct({.data = a.data(), .stride = depth}, {.data = b.data(), .stride = depth}, n, n, depth,
               1.0f, {.data = c.data(), .stride = n, .set = true});
   double error = 0, chain_error = 0;
@@ -81,12 +81,12 @@ TEST(TileProduct, RoundsNoMoreThanAChainOfMultiplyAdds) {
       double sum = 0;
       float chain = 0;
       for (int64_t k = 0; k < depth; ++k) {
-        const float x = a[static_cast<size_t>(i * depth + k)];
-        const float y = b[static_cast<size_t>(j * depth + k)];
+        const float x = a[i * depth + k];
+        const float y = b[j * depth + k];
         sum += static_cast<double>(x) * static_cast<double>(y);
         chain = std::fma(x, y, chain);
       }
-      error += std::pow(static_cast<double>(c[static_cast<size_t>(i * n + j)]) - sum, 2);
+      error += std::pow(static_cast<double>(c[i * n + j]) - sum, 2);
       chain_error += std::pow(static_cast<double>(chain) - sum, 2);
     }
   }

@@ -93,23 +93,23 @@ TEST_P(KernelsTest, FixedPointHoldsSixteenBits) {
   kernels().fix_row(x.data(), nullptr, cols, format, 1, out);
   for (int64_t block = 0; block < 2; ++block) {
     const float largest = block == 0 ? 5.0f : 4.5f;
-    EXPECT_FLOAT_EQ(scales[static_cast<size_t>(block * 3 + 1)], largest / 32639.0f);
+    EXPECT_FLOAT_EQ(scales[block * 3 + 1], largest / 32639.0f);
     int32_t sum = 0;
     for (int64_t k = 0; k < 72; ++k) {
       const int8_t* const row = planes.data() + (block * 3 + 1) * 2 * 72;
       const int32_t fixed = 256 * row[k] + row[72 + k];
       sum += fixed;
       const int64_t column = block * 72 + k;
-      const double value = column < cols ? static_cast<double>(x[static_cast<size_t>(column)]) : 0;
+      const double value = column < cols ? static_cast<double>(x[column]) : 0;
       EXPECT_NEAR(fixed * static_cast<double>(largest) / 32639.0, value,
                   0.51 * static_cast<double>(largest) / 32639.0)
           << column;
     }
-    EXPECT_EQ(sums[static_cast<size_t>(block * 3 + 1)], sum);
+    EXPECT_EQ(sums[block * 3 + 1], sum);
   }
   for (const int64_t row : {0, 2, 3, 5}) {  // other rows are not touched
-    EXPECT_EQ(planes[static_cast<size_t>(row * 144)], 77);
-    EXPECT_EQ(planes[static_cast<size_t>(row * 144 + 143)], 77);
+    EXPECT_EQ(planes[row * 144], 77);
+    EXPECT_EQ(planes[row * 144 + 143], 77);
   }
 }
 
@@ -121,7 +121,7 @@ TEST_P(KernelsTest, WritesOnlyTheColumnsThatExist) {
     kernels().add_tile(sums.data(), 2, width, out.data(), 90);
     for (int64_t i = 0; i < 200; ++i) {
       const bool written = i < width || (i >= 90 && i < 90 + width);
-      EXPECT_EQ(out[static_cast<size_t>(i)], written ? 4.0f : -1.0f) << width << " " << i;
+      EXPECT_EQ(out[i], written ? 4.0f : -1.0f) << width << " " << i;
     }
   }
 }
