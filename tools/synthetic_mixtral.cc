@@ -17,11 +17,13 @@
 #include "checkpoint/model_config.h"
 #include "checkpoint/quant_config.h"
 #include "checkpoint/safetensors.h"
+#include "model/tensors.h"
 #include "nibble/error.h"
 
 namespace nibble {
 namespace {
 
+constexpr char kConfig[] = "synthetic config.json";
 constexpr int64_t kPieceBytes = int64_t{4} << 20;  // one unit of work: generated, then written
 
 // A counter-based generator (a hash of the counter with good avalanche): any 64-bit word of the
@@ -176,17 +178,19 @@ Json ConfigJson(const SyntheticOptions& options) {
                  {"tie_word_embeddings", false},
                  {"torch_dtype", "bfloat16"},
                  {"vocab_size", s.vocab}};
-  ParseModelConfig(config, "synthetic config.json");  // rejects shapes that nibble would reject
   if (options.packed) {
     QuantConfig quant;
     quant.group_size = options.group_size;
-    for (int64_t layer = 0; layer < s.layers; ++layer) {
-      quant.ignore.push_back(fmt::format("model.layers.{}.block_sparse_moe.gate", layer));
+    for (const TensorSpec& tensor : TensorsOf(ParseModelConfig(config, kConfig))) {
+      if (tensor.is_linear() && tensor.tap == Tap::kNone) quant.ignore.push_back(tensor.module);
     }
-    quant.ignore.emplace_back("lm_head");
     config["quantization_config"] = QuantConfigToJson(quant);
   }
   return config;
+}
+
+ModelConfig ConfigOf(const SyntheticOptions& options) {
+  return ParseModelConfig(ConfigJson(options), kConfig);
 }
 
 // A file of known size, written at any offset by any thread; appears under its name only when
@@ -254,28 +258,20 @@ void WriteShard(const ShardPlan& shard, const std::map<std::string, SyntheticTen
 }  // namespace
 
 std::vector<SyntheticTensor> PlanTensors(const SyntheticOptions& options) {
-  const SyntheticShape& s = options.shape;
   Planner planner(options);
-  planner.Dense("model.embed_tokens.weight", s.vocab, s.hidden, 1);
-  for (int64_t layer = 0; layer < s.layers; ++layer) {
-    const std::string prefix = fmt::format("model.layers.{}.", layer);
-    planner.Norm(prefix + "input_layernorm.weight");
-    planner.Linear(prefix + "self_attn.q_proj", s.heads * s.head_dim, s.hidden);
-    planner.Linear(prefix + "self_attn.k_proj", s.kv_heads * s.head_dim, s.hidden);
-    planner.Linear(prefix + "self_attn.v_proj", s.kv_heads * s.head_dim, s.hidden);
-    planner.Linear(prefix + "self_attn.o_proj", s.hidden, s.heads * s.head_dim);
-    planner.Norm(prefix + "post_attention_layernorm.weight");
-    planner.Dense(prefix + "block_sparse_moe.gate.weight", s.experts, s.hidden,
-                  1 / std::sqrt(static_cast<double>(s.hidden)));
-    for (int64_t expert = 0; expert < s.experts; ++expert) {
-      const std::string module = fmt::format("{}block_sparse_moe.experts.{}.", prefix, expert);
-      planner.Linear(module + "w1", s.intermediate, s.hidden);
-      planner.Linear(module + "w2", s.hidden, s.intermediate);
-      planner.Linear(module + "w3", s.intermediate, s.hidden);
+  for (const TensorSpec& tensor : TensorsOf(ConfigOf(options))) {
+    const std::string name = tensor.module + ".weight";
+    if (tensor.is_vector) {
+      planner.Norm(name);
+    } else if (tensor.part == Part::kEmbedding) {
+      planner.Dense(name, tensor.rows, tensor.cols, 1);
+    } else if (tensor.tap == Tap::kNone) {
+      planner.Dense(name, tensor.rows, tensor.cols,
+                    1 / std::sqrt(static_cast<double>(tensor.cols)));
+    } else {
+      planner.Linear(tensor.module, tensor.rows, tensor.cols);
     }
   }
-  planner.Norm("model.norm.weight");
-  planner.Dense("lm_head.weight", s.vocab, s.hidden, 1 / std::sqrt(static_cast<double>(s.hidden)));
   return planner.Take();
 }
 
@@ -300,6 +296,7 @@ int64_t WriteSyntheticModel(const SyntheticOptions& options, const std::filesyst
                             ThreadPool& pool) {
   CheckOptions(options);
   const Json config = ConfigJson(options);
+  std::vector<SyntheticTensor> plan = PlanTensors(options);  // rejects what nibble would reject
   std::filesystem::create_directories(directory);
   if (!std::filesystem::is_empty(directory)) {
     throw Error(ErrorCode::kInvalidArgument,
@@ -309,7 +306,7 @@ int64_t WriteSyntheticModel(const SyntheticOptions& options, const std::filesyst
   std::map<std::string, SyntheticTensor> tensors;
   std::vector<UnitPlan> units;
   int64_t total = 0;
-  for (SyntheticTensor& tensor : PlanTensors(options)) {
+  for (SyntheticTensor& tensor : plan) {
     total += tensor.size_bytes();
     units.push_back({tensor.name, {{tensor.name, tensor.dtype, tensor.shape}}});
     tensors.emplace(tensor.name, std::move(tensor));

@@ -121,7 +121,7 @@ Survey SurveyRows(const Table& table, const Columns& columns, const ChatTemplate
     survey.has_text.push_back(!text.lack);
     if (!text.lack) return;
     if (survey.num_skipped++ == 0) survey.first_lack = row.where + ": " + text.reason;
-    ++survey.lacks[*text.lack];
+    ++survey.lacks[static_cast<size_t>(*text.lack)];
   });
   return survey;
 }
