@@ -1,7 +1,7 @@
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <iostream>
@@ -49,7 +49,9 @@ std::vector<std::string> ReadPrompts(const std::string& path) {
 
 // Text that is piped into the program is one prompt; the end of its last line is not part of it.
 std::vector<std::string> PipedPrompt() {
-  if (::isatty(STDIN_FILENO) == 1 || errno == EBADF) return {};  // nobody's, or closed
+  const int flags = ::fcntl(STDIN_FILENO, F_GETFL);
+  const bool readable = flags != -1 && (flags & O_ACCMODE) != O_WRONLY;  // else it was closed
+  if (!readable || ::isatty(STDIN_FILENO) == 1) return {};
   std::string text = ReadText("-");
   if (text.ends_with('\n')) text.pop_back();
   if (text.ends_with('\r')) text.pop_back();

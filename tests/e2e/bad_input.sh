@@ -134,7 +134,7 @@ refuse_flag 'minmax' "$nibble" quantize "$model" "$scratch/result" --method rtn 
 refuse_flag 'damp' "$nibble" quantize "$model" "$scratch/result" --dampening 0 --calibration demo/calibration.jsonl
 refuse_flag 'calibration' "$nibble" quantize "$model" "$scratch/result"
 refuse_flag 'temperature' "$nibble" generate "$model" --prompt x --temperature -1
-refuse_flag 'stop_token_ids.*4096' "$nibble" generate "$model" --prompt x --stop-token-ids 5,4096
+refuse_flag 'stop-token-ids.*4096' "$nibble" generate "$model" --prompt x --stop-token-ids 5,4096
 refuse_flag 'bfloat16.*int8' "$nibble" generate "$model" --prompt x --kv-cache-dtype fp4
 refuse_flag 'cpu.*reference' "$nibble" generate "$model" --prompt x --backend abacus
 refuse 3 'cuda:0.*--backend cpu' "$nibble" generate "$model" --prompt x --backend cuda:0

@@ -26,6 +26,7 @@ json_of pack "$nibble" pack "$model" --out "$scratch/packed" --json
 json_of bench_kernels "$nibble" bench kernels --filter "prefill attention, 512 tokens, int8" --repeats 7 --json
 json_of bench_decode "$nibble" bench decode "$model" --context 8 --repeats 7 --json
 json_of bench_prefill "$nibble" bench prefill "$model" --tokens 8 --repeats 7 --json
+json_of bench_load "$nibble" bench load "$model" --repeats 7 --json
 
 python3 - docs/cli.md "$scratch" <<'PY' || fail "docs/cli.md and the program disagree about keys"
 import json, pathlib, re, sys
@@ -106,9 +107,17 @@ for command in ["logits", "pack"]:
 (rows,) = tables("bench")
 of_kernels = keys(row for row in rows if "kernels" in row[0])
 of_machine = {"machine", "backend", "roof"}
-for name in ["bench_kernels", "bench_decode", "bench_prefill"]:
+of_load = {"packed", "bytes"}
+of_steps = keys(rows) - of_kernels - of_load
+documented = {
+    "bench_kernels": of_machine | of_kernels,
+    "bench_decode": of_steps,
+    "bench_prefill": of_steps,
+    "bench_load": of_machine | of_load | {"seconds", "roof_seconds", "share_of_roof"},
+}
+for name, names in documented.items():
     found = document(name)
-    same(name, found, of_machine | of_kernels if name == "bench_kernels" else keys(rows) - of_kernels)
+    same(name, found, names)
     same(f"{name}: roof", found["roof"], words(description(rows, "roof")))
 all_same("bench_kernels: kernels", document("bench_kernels")["kernels"], words(description(rows, "kernels"))[2:])
 sys.exit(wrong)

@@ -6,8 +6,7 @@
 
 namespace nibble {
 
-Hessian::Hessian(int64_t size)
-    : size_(size), memory_(SizeBytes(size), "a Hessian") {}
+Hessian::Hessian(int64_t size) : size_(size), memory_(SizeBytes(size), "a Hessian") {}
 
 void Hessian::Add(const Activation& x, const int32_t* rows, int64_t first, int64_t count,
                   GptqAlgebra& algebra) {
