@@ -170,6 +170,8 @@ bool IsPassedOver(std::string_view name) {
                                            ".v_scale",
                                            ".q_scale",
                                            ".kv_scale",
+                                           ".k_proj.output_scale",
+                                           ".v_proj.output_scale",
                                            ".k_zero_point",
                                            ".v_zero_point"};
   return std::any_of(kSuffixes.begin(), kSuffixes.end(),

@@ -155,9 +155,10 @@ TEST_F(ValidateTest, NamesAShapeThatContradictsItsTensor) {
 TEST_F(ValidateTest, PassesOverTensorsOfTheCache) {
   WriteEdited([](auto& tensors) {
     tensors["model.layers.0.self_attn.k_scale"] = Tensor(DType::kF32, {1});
+    tensors["model.layers.1.self_attn.v_proj.output_scale"] = Tensor(DType::kF32, {1});
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = Tensor(DType::kF32, {16});
   });
-  ExpectFinding(Grade::kUnusual, "the configs do not promise", "(and 1 more)");
+  ExpectFinding(Grade::kUnusual, "the configs do not promise", "(and 2 more)");
   Edit([](Json& config) { config["quantization_config"]["kv_cache_scheme"] = {{"num_bits", 8}}; });
   ExpectFinding(Grade::kUnusual, "the cache", "kv_cache_scheme");
 }
