@@ -178,9 +178,9 @@ QuantizePlan PlanQuantization(const QuantizeOptions& options);
 // Throws kResourceExhausted naming everything that is lacking, as Quantize does before it starts.
 void RequireResources(const QuantizePlan& plan);
 
-// Does it. On return the output has been read back and checked. Throws Error; after an interruption
-// or a kill, the same options with `resume` continue at the layer it was in, and end in the same
-// bytes.
+// Quantizes, then reads the output back and checks it. Throws Error; after an interruption or a
+// kill, the same options with `resume` continue at the layer that was interrupted, and give the
+// same bytes.
 QuantizeReport Quantize(const QuantizeOptions& options);
 
 }  // namespace nibble

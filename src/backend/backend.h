@@ -66,7 +66,7 @@ class Backend {
   virtual ~Backend() = default;
 
   virtual std::string_view name() const = 0;  // "reference", "cpu (AVX-512 VNNI, 2 threads)"
-  virtual ThreadPool& threads() = 0;          // of the host: the one pool of whoever uses it
+  virtual ThreadPool& threads() = 0;          // of the host, shared by all users
   virtual int64_t FreeBytes() const = 0;      // of the memory that weights and pages go to
   virtual GptqAlgebra& algebra() = 0;
 

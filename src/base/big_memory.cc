@@ -36,16 +36,16 @@ BigMemory::BigMemory(int64_t bytes, std::string_view what) : size_bytes_(bytes) 
     std::memset(data_, 0, size);
     return;
   }
-  // One page more than needed, so that the data can start on a page edge.
+  // One huge page more than needed, so that the data can start on a page boundary.
   const auto size = static_cast<size_t>(RoundUp(bytes + kSlack, kHugePage) + kHugePage);
   void* const mapping =
       ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapping == MAP_FAILED) ThrowOutOfMemory(bytes, what);
   const auto address = reinterpret_cast<uintptr_t>(mapping);
   const uintptr_t aligned = RoundUp(address, uintptr_t{kHugePage});
-  // Wishes: unheard, the memory is only slower. What is left behind the last whole huge page stays
-  // in small ones: a model has hundreds of weights, and half a huge page lost with each would be
-  // hundreds of megabytes.
+  // Hints; if the kernel ignores them, memory is merely slower. The remainder after the last whole
+  // huge page stays in small pages: a model has hundreds of weights, and half a huge page lost for
+  // each would be hundreds of megabytes.
   const auto whole = static_cast<size_t>(bytes / kHugePage * kHugePage);
   ::madvise(reinterpret_cast<void*>(aligned), whole, MADV_HUGEPAGE);
   ::madvise(reinterpret_cast<void*>(aligned + whole), size - whole - (aligned - address),

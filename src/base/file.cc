@@ -51,8 +51,9 @@ auto Repeat(Call call) {
   }
 }
 
-// Whether a failure to flush a folder says that it cannot be done there, as on some network and
-// user-space file systems, or by whoever may write to the folder but not list it.
+// Whether the error of flushing a folder means that this is not supported, as on some network and
+// user-space file systems, or not allowed, as for a process that may write to the folder but not
+// list it.
 bool FoldersCannotBeFlushed(int code) {
   return code == EINVAL || code == ENOTSUP || code == ENOSYS || code == EBADF || code == EACCES ||
          code == EPERM;
@@ -125,7 +126,7 @@ File File::CreateNew(const std::filesystem::path& path, const std::filesystem::p
 File File::CreateNameless(const std::filesystem::path& folder, std::string_view what) {
   int descriptor =
       Repeat([&] { return ::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600); });
-  if (descriptor < 0) {  // a file system without nameless files
+  if (descriptor < 0) {  // a file system without O_TMPFILE
     std::string name = (folder / "nameless.XXXXXX").string();
     descriptor = ::mkostemp(name.data(), O_CLOEXEC);
     if (descriptor >= 0) ::unlink(name.c_str());
@@ -321,7 +322,7 @@ bool IsAtomicFileTemporary(std::string_view name) {
 
 std::string ReadTextFile(const std::filesystem::path& path) {
   File file = File::Open(path);
-  // Files in /proc and files that grow: read until the end, whatever the size said.
+  // Reads until the end, not up to Size(): files in /proc report 0, and files may grow.
   std::string text(static_cast<size_t>(file.Size()) + 1, '\0');
   size_t length = 0;
   while (const size_t count = file.Read(std::as_writable_bytes(std::span(text).subspan(length)))) {

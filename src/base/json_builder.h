@@ -14,9 +14,9 @@
 namespace nibble {
 
 // What nlohmann's parser drives behind ParseJson and the readers of rows. Builds a document in
-// linear time, refusing what nlohmann's own parser lets pass: duplicate keys and deep nesting. (Its
-// ordered objects look for a key by walking all others; hostile files have millions.) Throws
-// kInvalidData naming `where`, which must outlive it.
+// linear time, rejecting duplicate keys and deep nesting, which nlohmann's own parser accepts. (Its
+// ordered objects find a key by linear search; hostile files have millions.) Throws kInvalidData
+// naming `where`, which must outlive it.
 class JsonBuilder : public nlohmann::json_sax<Json> {
  public:
   explicit JsonBuilder(const std::string& where) : where_(where) {}

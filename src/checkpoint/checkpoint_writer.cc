@@ -153,7 +153,7 @@ std::string LedgerHead(const Json& job, const std::string& plan_digest) {
   return Json({{"format", kLedgerFormat}, {"plan", plan_digest}, {"job", job}}).dump() + "\n";
 }
 
-// Reads the lines of finished units; a last line cut short by a crash does not count.
+// Reads the lines of finished units; ignores a last line truncated by a crash.
 void CheckpointWriter::State::LoadLedger(const CheckpointWriterOptions& options,
                                          const std::string& plan_digest) {
   const fs::path path = directory / kLedgerName;
@@ -218,10 +218,10 @@ void CheckpointWriter::State::OpenShard(size_t shard) {
   if (open_shard.is_open() && open_index == shard) return;
   open_shard = File::OpenToUpdate(PartialPath(shard));
   open_index = shard;
-  // Both are repeated when a run is continued: a kill may have come between them.
+  // Both are repeated on resume: the run may have been killed between them.
   open_shard.Reserve(shards[shard].size_bytes);
   open_shard.WriteAt(std::as_bytes(std::span(shards[shard].header)), 0);
-  FlushFolder(directory);  // the name must not be lost when the ledger says what is in it
+  FlushFolder(directory);  // the name must be durable before the ledger refers to it
 }
 
 void CheckpointWriter::State::RenameShardIfFull(size_t shard) {

@@ -174,8 +174,8 @@ TEST(ParseQuantConfig, RemembersASchemeForTheCache) {
       Parse(With("/kv_cache_scheme", R"({"num_bits": 8, "type": "float"})")).has_kv_cache_scheme);
 }
 
-// What a list of modules means does not matter to a reader: an expression that nibble does not
-// know, or nobody, is no reason to refuse a model.
+// Reading a model does not depend on its list of modules: an expression that is invalid, or that
+// nibble does not support, is no reason to refuse it.
 TEST(ParseQuantConfig, TakesPatternsAsTheyAre) {
   for (const char* pattern : {"re:.*(?<!proj)\\.gate$", "re:(?i).*GATE$", "re:("}) {
     Json config = Default();

@@ -14,8 +14,8 @@ namespace {
 
 using ::testing::ElementsAre;
 
-// Every flag and argument of every command, whoever declared it: what holds for one kind of value
-// holds in the whole program.
+// Every flag and argument of every command: a rule for one kind of value holds in the whole
+// program.
 class CommandTreeTest : public ::testing::Test {
  protected:
   CommandTreeTest() { AddCommands(app_, run_); }

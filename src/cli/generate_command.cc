@@ -59,8 +59,8 @@ std::vector<std::string> PipedPrompt() {
   return {std::move(text)};
 }
 
-// Prints answers as they come, in the order of the requests: the first unfinished one streams,
-// those behind it wait. Ends the run where they cannot be printed: FlushOutput throws.
+// Prints answers in the order of the requests: the first unfinished one is streamed, later ones are
+// buffered. Ends the run where they cannot be printed: FlushOutput throws.
 class Streamer {
  public:
   explicit Streamer(std::vector<std::string> heads) : heads_(std::move(heads)) {

@@ -96,7 +96,7 @@ Input::Input(const std::filesystem::path& path) : path_(path), name_(InputName(p
   if (S_ISDIR(status.st_mode)) {
     throw Error(ErrorCode::kIo, name_ + ": expected a file, found a folder");
   }
-  // A file that somebody has read a part of, before it came as standard input, has only the rest.
+  // A file on standard input may have been read in part by another process: only the rest counts.
   const bool whole_file = S_ISREG(status.st_mode) && ::lseek(opened.get(), 0, SEEK_CUR) == 0;
   descriptor_ = whole_file ? opened.Take() : KeepInMemory(opened.get(), name_);
 }

@@ -34,7 +34,7 @@ class ThreadGroup::Rank final : public Communicator {
       to = std::ranges::copy(part, to).out;
     }
     NIBBLE_CHECK(to == all.end());
-    shared_.barrier.arrive_and_wait();  // nobody's memory is read any more
+    shared_.barrier.arrive_and_wait();  // no rank reads another's memory any more
   }
 
  private:

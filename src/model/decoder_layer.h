@@ -29,7 +29,7 @@ struct LayerScratch {
   // What one takes, where activations are floats.
   static int64_t SizeBytes(const ModelSpec& spec, int64_t max_tokens);
 
-  // The slots of a layer that g has room for, whoever chose them.
+  // The number of slots of a layer that fit in g.
   int64_t max_slots(const LayerSpec& spec) const { return g.capacity / spec.intermediate; }
 
   Activation normed;    // [tokens, hidden]

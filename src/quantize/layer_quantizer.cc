@@ -134,7 +134,7 @@ void LayerQuantizer::QuantizeInTurns(Job& job, const HiddenStates& hidden) {
 
   ExpertSelection selection{.all_tokens = context_.expert_tokens == ExpertTokens::kAll};
   if (top_up) {
-    // Enough for the Hessians to have full rank, but no more than an even share of the tokens.
+    // Enough tokens for Hessians of full rank, but no more than an even share.
     const int64_t share = hidden.rows() * job.spec.router.top_k / num_experts;
     const int64_t rank = std::max(context_.spec.hidden_size, job.spec.intermediate);
     selection.extra_tokens = census.TopUp(std::min(rank, share));

@@ -63,7 +63,7 @@ LayerPlan::Passes PassesFor(const MemoryQuestion& question, int64_t experts_at_o
   return one ? LayerPlan::Passes::kOne : LayerPlan::Passes::kInTurns;
 }
 
-// The worst moment of a layer done this way.
+// Memory at the peak of a layer quantized this way.
 MemoryPlan PlanOf(const MemoryQuestion& question, const LayerPlan& layers) {
   const ModelSpec& spec = question.spec;
   const LayerSpec& layer = spec.layer(0);
@@ -136,7 +136,7 @@ MemoryPlan PlanOf(const MemoryQuestion& question, const LayerPlan& layers) {
 
 MemoryPlan PlanMemory(const MemoryQuestion& question) {
   MemoryPlan plan;
-  // In memory before in a file, many experts before few.
+  // Prefers memory to a file, and many experts at once to few.
   for (const bool in_file : {false, true}) {
     for (int64_t at_once = question.spec.layer(0).router.num_groups(); at_once >= 1; --at_once) {
       plan = PlanOf(question, {.passes = PassesFor(question, at_once),

@@ -45,7 +45,7 @@ struct MemoryQuestion {
 
 struct MemoryPlan {
   LayerPlan layers;
-  std::vector<QuantizePlan::Item> items;  // resident at the worst moment
+  std::vector<QuantizePlan::Item> items;  // resident at the peak
   int64_t bytes = 0;                      // their sum
   int64_t disk_bytes = 0;                 // of activations in a file
   std::string lacking;                    // by how much the budget is too small; empty if it is not

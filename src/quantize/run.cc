@@ -128,7 +128,7 @@ struct QuantizationRun::State {
   OuterWeights outer;
   std::unique_ptr<Workspace> workspace;
   std::unique_ptr<Probe> probe;
-  HiddenStates hidden;  // inputs of the layer at hand
+  HiddenStates hidden;  // inputs of the current layer
   std::unique_ptr<Progress> progress;
 };
 

@@ -34,7 +34,7 @@ class Hessian {
   int64_t size() const { return size_; }
   int64_t tokens() const { return tokens_; }
   float* data() const { return reinterpret_cast<float*>(memory_.data()); }
-  bool finite() const;  // looks at the diagonal, where every NaN and overflow shows
+  bool finite() const;  // checks the diagonal, where every NaN and overflow shows
 
  private:
   int64_t size_ = 0;

@@ -32,7 +32,7 @@ class LinearSolver {
   void MeasureRounding(GptqAlgebra& algebra);
 
   int64_t num_chunks() const { return CeilDiv(rows_, chunk_rows_); }
-  // Chunks may run side by side. `use_factor`: GPTQ, else rounding. Throws kInvalidData naming the
+  // Chunks may run in parallel. `use_factor`: GPTQ, else rounding. Throws kInvalidData naming the
   // place of a weight that is not finite.
   void SolveChunk(int64_t chunk, bool use_factor, GptqAlgebra& algebra);
 

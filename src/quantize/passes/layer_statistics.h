@@ -22,8 +22,8 @@ struct ExpertHessians {
   Hessian middle;  // what w2 reads
 };
 
-// Activations of a calibration token are not finite (kInvalidData). Whoever knows the layer and
-// where the token comes from adds them with WithContext.
+// Activations of a calibration token are not finite (kInvalidData). The caller adds the layer and
+// the origin of the token with WithContext.
 class NonFiniteActivations : public Error {
  public:
   // `where`: "the input of attention".

@@ -27,7 +27,8 @@ TEST(RouterCensus, CountsAndFindsTheLikeliestUnroutedTokens) {
   RouterCensus census(kShape, 4, {.probabilities = true});
   census.Add(RoutingOfFourTokens(), 0);
   EXPECT_THAT(census.tokens_per_expert(), ElementsAre(4, 3, 1));
-  // Expert 2 has token 1; of the others, softmax gives it most in token 2, then in 0.
+  // Expert 2 has token 1; of the other tokens, its router probability is highest for token 2, then
+  // for 0.
   const auto extra = census.TopUp(3);
   EXPECT_THAT(extra[0], IsEmpty());
   EXPECT_THAT(extra[1], IsEmpty());

@@ -61,7 +61,7 @@ class HostAlgebra : public GptqAlgebra {
   int64_t FactorScratchBytes(int64_t n) const override;
 
  private:
-  // Loaded when first needed: what only runs a model needs none. From any thread.
+  // Loaded on first use, since running a model needs no OpenBLAS. May be called from any thread.
   const OpenBlas& Blas() const {
     std::call_once(blas_loaded_, [&] { blas_.emplace(instruction_set_); });
     return *blas_;

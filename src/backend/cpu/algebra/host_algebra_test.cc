@@ -17,7 +17,7 @@ using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
 using ::testing::Not;
 
-constexpr float kUntouched = 12345.0f;  // what tests leave in the strict lower triangle
+constexpr float kUntouched = 12345.0f;  // in the strict lower triangle, which must stay as it is
 
 std::vector<float> RandomMatrix(int64_t rows, int64_t cols, uint32_t seed) {
   std::mt19937 generator(seed);
@@ -94,7 +94,7 @@ TEST_F(HostAlgebraTest, SaysWhatDecidesItsBits) {
   EXPECT_THAT(MakeHostAlgebra(one, "avx512")->signature(), Not(HasSubstr("tiles")));
 }
 
-// H^-1 = U^T U exactly when U H U^T = I, and U^T U is definite; here on vectors: U H U^T x = x.
+// H^-1 = U^T U if and only if U H U^T = I; checked on vectors: U H U^T x = x.
 TEST_F(HostAlgebraTest, InverseCholeskyGivesTheFactorOfTheInverse) {
   for (const int64_t n : {1, 2, 127, 128, 130, 400, 512, 513, 530, 1100}) {
     const std::vector<float> h = RandomHessian(n, 11);

@@ -17,8 +17,8 @@
 namespace nibble::cpu {
 namespace {
 
-// Memory of the calling thread, kept from call to call: fresh pages would cost as much as a small
-// factorisation. Calls must not nest.
+// Thread-local scratch, kept between calls: page faults of fresh memory would cost as much as a
+// small factorisation. Calls must not nest.
 float* ScratchFloats(int64_t count) {
   thread_local Scratch scratch;
   return scratch.Get<float>(count);

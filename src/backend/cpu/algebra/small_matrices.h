@@ -4,9 +4,9 @@
 
 namespace nibble::cpu {
 
-// Dense algebra on matrices so small that they stay in a core's cache, where a general library
-// spends much of its time on preparations. On the calling thread; run-time dispatched to the best
-// vector unit, which changes no bit among those that fuse multiply-adds; allocates.
+// Dense algebra on matrices that fit in a core's cache, for which a general library spends much of
+// its time on packing and dispatch. On the calling thread; run-time dispatched to the best vector
+// unit, which changes no bit among those that fuse multiply-adds; allocates.
 
 // Whether the one chosen fuses multiply-adds.
 bool SmallMatricesFuse();

@@ -82,8 +82,8 @@ void PackTiles(const TileOperand& from, int64_t first_line, int64_t lines, int64
   const int64_t end = first + depth;
   const int64_t steps = CeilDiv(depth, kTileDepth);
   const int64_t panels = CeilDiv(lines, kTileLines);
-  // 16 lines of one depth, or 16 depths of one line: neighbours in memory. `whole` says that
-  // nothing around there is beyond an end or below the diagonal.
+  // Loads 16 lines at one depth, or 16 depths of one line, contiguous in memory. `whole`: no
+  // element is out of bounds or below the diagonal.
   const auto load = [&](bool whole, int64_t row, int64_t col, int64_t row_end, int64_t col_end) {
     const float* const at = from.data + row * from.stride + col;
     if (whole) return _mm512_loadu_ps(at);

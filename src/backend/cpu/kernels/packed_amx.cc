@@ -41,7 +41,7 @@ class TilePass {
            uint8_t* codes)
       : format_(format), x_(x), first_row_(first_row), num_rows_(num_rows), codes_(codes) {
     // Groups of equally many rows, so that the tiles are configured once: the last group starts
-    // early, and leaves out the rows it shares with the one before.
+    // early, and skips the rows it shares with the previous one.
     num_groups_ = CeilDiv(num_rows, kTileSide);
     group_rows_ = CeilDiv(num_rows, num_groups_);
     ConfigureTiles(group_rows_);

@@ -4,8 +4,8 @@
 
 #include "base/math.h"
 
-// What the kernel templates (*-inl.h) ask of an instruction set: a struct of static functions, such
-// as Avx512, over
+// The interface of an instruction set for the kernel templates (*-inl.h): a struct of static
+// functions, such as Avx512, over
 //
 //   F   16 floats                 I   16 int32                B   64 bytes, as 16 lanes of 4
 //
