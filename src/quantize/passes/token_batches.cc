@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "backend/kv_pages.h"
 #include "model/batch_builder.h"
 
 namespace nibble {
